@@ -1,0 +1,108 @@
+"""Checkpoints that are whole or not there, and the check that one belongs to the run that resumes from it.
+
+A checkpoint is written to `.unfinished/checkpoint-N` and renamed to `checkpoint-N` when its last byte is on disk, so a
+kill at any moment leaves either the new one or the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+STATE_FILE = "sasr_state.json"
+STAGING = ".unfinished"
+
+# Settings that may change between a checkpoint and its resumption: they say where to write and what to show. Every
+# other one decides what is computed.
+_FREE = {
+    "output_dir", "run_name", "report_to", "project", "disable_tqdm", "resume_from_checkpoint", "overwrite_output_dir",
+    "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+    "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint",
+    "include_for_metrics", "prediction_loss_only", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval",
+}  # fmt: skip
+_FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
+
+
+def fingerprint(settings: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
+    """What must be the same for a resumed run to continue the old one: the settings that matter, and facts such as the
+    world size and a digest of the data. JSON-safe."""
+    kept = {k: v for k, v in settings.items() if k not in _FREE and not k.startswith(_FREE_PREFIXES)}
+    return json.loads(json.dumps({**kept, **extra}, sort_keys=True, default=str))
+
+
+def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A digest of rows' contents and order."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return sha.hexdigest()[:16]
+
+
+def check_same_run(checkpoint: Path, now: Mapping[str, Any]) -> None:
+    """Raise `InputError` if the checkpoint was written by a run with another fingerprint. Keys that `now` lacks are
+    not compared, so that the settings can be checked before the data and the model are loaded."""
+    then = read_state(checkpoint)["fingerprint"]
+    differing = [key for key in now if key in then and then[key] != now[key]]
+    differing = [key for key in differing if not _extends(key, then, now)]
+    if differing:
+        shown = "; ".join(f"{key}: {_short(then[key])} then, {_short(now[key])} now" for key in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise InputError(f"{checkpoint} belongs to another run ({shown}{more}): use the settings it was made with")
+
+
+def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    # With a constant learning rate nothing before the old end depends on where the end is.
+    constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
+    return key == "max_steps" and constant and now[key] > then[key]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's own state in a checkpoint. Raises `InputError` if there is none that can be read."""
+    path = Path(checkpoint) / STATE_FILE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{checkpoint} is not a checkpoint of sasr: it has no {STATE_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): resume from an earlier checkpoint") from None
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of a run, `None` if there is none."""
+    found = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Flush a staged checkpoint to disk and put it in its place, replacing one of the same name."""
+    for path in [p for p in staged.rglob("*") if p.is_file()]:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    old = staged.parent / f"{final.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(staged, final)
+    shutil.rmtree(staged.parent, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole: a reader, or a kill, sees the old text or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

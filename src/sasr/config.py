@@ -1,0 +1,221 @@
+"""Every setting of a run: `SASRConfig` is TRL's `GRPOConfig` plus what SASR needs, `TaskConfig` what to train on."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field
+
+import torch
+from trl import GRPOConfig
+
+from .errors import InputError
+from .schedules import SCHEDULES, Schedule
+
+
+def setting(default, text: str):
+    """A dataclass field with the help text that the command line prints."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class SASRConfig(GRPOConfig):
+    r"""
+    Configuration of [`SASRTrainer`]: all of [`~trl.GRPOConfig`], and the settings below (arXiv 2505.13026).
+
+    The shape of the learning rate (`lr_scheduler_type`, `warmup_steps`) spans the steps after the SFT warm-up; in the
+    warm-up the rate is constant, because a decaying one makes the warm-up's gradient norm, the scale of SASR's rule,
+    meaningless. On a machine without accelerator `bf16` and `gradient_checkpointing` are off unless asked for.
+
+    Args:
+        schedule (`str`, *optional*, defaults to `"sasr"`):
+            How the steps after the warm-up divide between SFT and GRPO: `"sasr"`, `"sft"`, `"grpo"` or `"static"`.
+        sft_warmup_steps (`int`, *optional*, defaults to `0`):
+            W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one.
+        switch_step (`int`, *optional*):
+            `"static"` only: first GRPO step. Defaults to the end of the warm-up.
+        gamma (`float`, *optional*, defaults to `1.0`):
+            `"sasr"`: pull towards GRPO, > 0. p_sft = 1 / (1 + gamma) while the SFT gradient norm stays at its warm-up
+            level.
+        divergence_weight (`float`, *optional*, defaults to `0.0`):
+            `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
+        divergence_target (`float`, *optional*, defaults to `0.1`):
+            `"sasr"`: divergence in nats per token that pulls towards SFT as much as an undiminished gradient norm.
+        divergence_every (`int`, *optional*, defaults to `10`):
+            With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
+            GRPO's own KL term is d_t.
+        divergence_probe (`int`, *optional*, defaults to `16`):
+            Number of prompts of that probe; the reference policy answers each once.
+        warmup_norm (`str`, *optional*, defaults to `"mean"`):
+            g_warmup: `"mean"` over the last half of the warm-up, or `"last"`, the literal reading of the paper.
+        sft_norm_ema (`float`, *optional*, defaults to `0.0`):
+            g_last is the exponential mean of the SFT gradient norms with this decay in [0, 1); 0 is the last norm.
+        sft_learning_rate (`float`, *optional*):
+            Learning rate of SFT steps in the warm-up. Defaults to `learning_rate`, which is GRPO's.
+        sft_hybrid_learning_rate (`float`, *optional*):
+            Learning rate of SFT steps after the warm-up. Defaults to `sft_learning_rate`.
+        per_device_sft_batch_size (`int`, *optional*):
+            Demonstrations per device and micro-batch of an SFT step. Defaults to `per_device_train_batch_size`.
+        separate_optimizer_states (`bool`, *optional*, defaults to `False`):
+            SFT and GRPO keep their own Adam moments. Needs a torch optimizer, without DeepSpeed or FSDP.
+        reference_model (`str`, *optional*):
+            What `beta` and the divergence measure against: `"initial"`, the model before the warm-up, or `"warmup"`,
+            the policy at its end. Defaults to `"warmup"`; with PEFT and `beta > 0` to `"initial"`, the base model,
+            which is then the only one there is.
+        reward_columns (`list[str]`, *optional*, defaults to `["answer"]`):
+            Dataset columns that the rewards need: a row where one is empty serves SFT only.
+        max_prompt_length (`int`, *optional*, defaults to `512`):
+            Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
+    """
+
+    schedule: str = setting("sasr", "How steps after the warm-up divide between SFT and GRPO: sasr, sft, grpo, static.")
+    sft_warmup_steps: int = setting(0, "Optimizer steps of SFT before the schedule takes over; sasr needs at least 1.")
+    switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
+    gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
+    divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
+    divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
+    divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
+    divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
+    warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half) or last.")
+    sft_norm_ema: float = setting(0.0, "Decay in [0, 1) of the exponential mean of SFT gradient norms; 0 = the last.")
+    sft_learning_rate: float | None = setting(None, "Learning rate of SFT in the warm-up. Default: learning_rate.")
+    sft_hybrid_learning_rate: float | None = setting(
+        None, "Learning rate of SFT after the warm-up. Default: sft_learning_rate."
+    )
+    per_device_sft_batch_size: int | None = setting(
+        None, "Demonstrations per device and micro-batch. Default: per_device_train_batch_size."
+    )
+    separate_optimizer_states: bool = setting(False, "SFT and GRPO keep their own Adam moments.")
+    reference_model: str | None = setting(
+        None, "What beta and the divergence measure against: initial, or warmup (the policy at its end; default)."
+    )
+    reward_columns: list[str] = field(
+        default_factory=lambda: ["answer"],
+        metadata={"help": "Columns that the rewards need; rows where one is empty serve SFT only."},
+    )
+    gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
+    max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
+
+    def __post_init__(self):
+        if not torch.accelerator.is_available():
+            # Measured on CPU: bf16 autocast is 1.5x slower, checkpointing 17%.
+            self.bf16 = bool(self.bf16)
+        if self.gradient_checkpointing is None:
+            self.gradient_checkpointing = torch.accelerator.is_available()
+        if self.max_grad_norm is None or self.max_grad_norm < 0:
+            raise InputError(
+                f"max_grad_norm is {self.max_grad_norm}: set a number (1.0 is usual; 0 measures without clipping)"
+            )
+        super().__post_init__()
+        self._check_settings()
+        self._check_batches()
+        if self.sft_learning_rate is None:
+            self.sft_learning_rate = self.learning_rate
+        if self.sft_hybrid_learning_rate is None:
+            self.sft_hybrid_learning_rate = self.sft_learning_rate
+        if self.per_device_sft_batch_size is None:
+            self.per_device_sft_batch_size = self.per_device_train_batch_size
+
+    def _check_settings(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise InputError(unknown("schedule", self.schedule, SCHEDULES))
+        for name in ("gamma", "divergence_target", "learning_rate"):
+            _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
+        for name in ("sft_learning_rate", "sft_hybrid_learning_rate"):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
+        for name in ("divergence_every", "divergence_probe"):
+            _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        _require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
+        _require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
+        _require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
+        if self.warmup_norm not in ("mean", "last"):
+            raise InputError(unknown("warmup_norm", self.warmup_norm, ("mean", "last")))
+        if self.reference_model not in (None, "initial", "warmup"):
+            raise InputError(unknown("reference_model", self.reference_model, ("initial", "warmup")))
+        if self.max_steps > 0 and self.sft_warmup_steps > self.max_steps:
+            raise InputError(
+                f"sft_warmup_steps ({self.sft_warmup_steps}) is longer than the run (max_steps {self.max_steps})"
+            )
+        if self.schedule == "static" and not self.sft_warmup_steps and not self.switch_step:
+            raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
+        if self.switch_step is not None and self.schedule != "static":
+            raise InputError(f"switch_step is a setting of schedule static, not of {self.schedule}: remove it")
+        if SCHEDULES[self.schedule][0].needs_warmup and self.sft_warmup_steps < 1:
+            raise InputError(
+                f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
+            )
+        if self.load_best_model_at_end:
+            raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+
+    def _check_batches(self) -> None:
+        if self.per_device_sft_batch_size is not None:
+            _require("per_device_sft_batch_size", self.per_device_sft_batch_size, lambda v: v >= 1, "1 or more")
+        per_generation, per_step = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
+        if max(per_generation, per_step) % min(per_generation, per_step):
+            raise InputError(
+                f"steps_per_generation x num_iterations ({per_generation}) and gradient_accumulation_steps "
+                f"({per_step}) must divide one another, so that a GRPO step uses whole slices of rollouts"
+            )
+
+    def build_schedule(self) -> Schedule:
+        """The schedule object that `schedule` names, with its settings."""
+        cls, names = SCHEDULES[self.schedule]
+        settings = {name: getattr(self, name) for name in names}
+        if self.schedule == "static" and settings["switch_step"] is None:
+            settings["switch_step"] = self.sft_warmup_steps
+        return cls(**settings)
+
+
+@dataclass
+class TaskConfig:
+    r"""
+    What `sasr train` trains on and how it examines the model.
+
+    Args:
+        task (`str`, *optional*, defaults to `"stories"`):
+            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `jsonl`) or your own as `module:object`.
+        data (`str`, *optional*):
+            Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
+            Defaults to the task's own dataset.
+        demonstrations (`str`, *optional*):
+            Rows whose worked solutions SFT uses instead of those in `data`.
+        exam_data (`str`, *optional*):
+            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt.
+        train_rows (`int`, *optional*):
+            Use this many training rows (for `stories`: generate that many).
+        demonstration_rows (`int`, *optional*):
+            Keep the worked solution of the first so many training rows only; the others serve GRPO.
+        exam_rows (`int`, *optional*, defaults to `128`):
+            Held-out rows per exam; 0 switches exams off.
+        exam_samples (`int`, *optional*, defaults to `8`):
+            Sampled completions per row, for pass@1 and pass@k.
+    """
+
+    task: str = setting("stories", "Built-in task (stories, gsm8k, math, kk, jsonl) or your own as module:object.")
+    data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
+    demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
+    exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")
+    train_rows: int | None = setting(None, "Use this many training rows (stories: generate that many).")
+    demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
+    exam_rows: int = setting(128, "Held-out rows per exam; 0 switches exams off.")
+    exam_samples: int = setting(8, "Sampled completions per held-out row, for pass@1 and pass@k.")
+
+    def __post_init__(self):
+        for name in ("train_rows", "demonstration_rows"):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        _require("exam_rows", self.exam_rows, lambda v: v >= 0, "0 or more")
+        _require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
+
+
+def unknown(what: str, given: str, known) -> str:
+    """`unknown schedule 'sasrr': use one of sasr, sft, ... (did you mean sasr?)`"""
+    close = difflib.get_close_matches(str(given), list(known), n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown {what} {given!r}: use one of {', '.join(known)}{hint}"
+
+
+def _require(name: str, value, holds, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not holds(value):
+        raise InputError(f"{name} is {value!r}: it must be {wanted}")

@@ -1,0 +1,109 @@
+"""Worked solutions -> token batches for SFT.
+
+The prompt is tokenised exactly as GRPO tokenises it and the completion is appended, so that SFT and rollouts see the
+same context. (Tokenising prompt and completion as one text can merge tokens across the border.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from trl.data_utils import is_conversational
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """Token ids of one prompt and its worked solution, which ends with an end token."""
+
+    prompt_ids: Ids
+    completion_ids: Ids
+
+
+def tokenize_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> list[Ids]:
+    """Token ids of text prompts, standard or conversational, as [`~trl.GRPOTrainer`] tokenises them. Needs no model."""
+    if not prompts:
+        return []
+    if is_conversational({"prompt": prompts[0]}):
+        return tokenizer.apply_chat_template(
+            conversation=list(prompts), add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
+        )["input_ids"]
+    return tokenizer(text=list(prompts))["input_ids"]
+
+
+def tokenize_demonstrations(
+    rows: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    tokenize_prompts: Callable[[list[Any]], list[Ids]],
+    end_token_ids: Sequence[int],
+    **template_kwargs: Any,
+) -> list[Demonstration]:
+    """Tokenise rows with `prompt` and `completion`.
+
+    Args:
+        rows (`Sequence[dict]`): Standard (text) or conversational (lists of messages) rows.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The policy's.
+        tokenize_prompts (`Callable`): The trainer's own way to tokenise prompts.
+        end_token_ids (`Sequence[int]`): Tokens that end a rollout; a demonstration ends with the first of them, as a
+            rollout would, and gets the tokenizer's EOS if it has none.
+        template_kwargs: Passed to the chat template.
+    """
+    if not rows:
+        return []
+    ends = set(end_token_ids)
+    demonstrations = []
+    for row, prompt_ids in zip(rows, tokenize_prompts([row["prompt"] for row in rows]), strict=True):
+        text = completion_text(row, tokenizer, **template_kwargs)
+        ids = tokenizer(text=text, add_special_tokens=False)["input_ids"]
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
+        ids = ids[: end + 1] if end is not None else [*ids, tokenizer.eos_token_id]
+        demonstrations.append(Demonstration(list(prompt_ids), ids))
+    return demonstrations
+
+
+def completion_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> str:
+    """What the model is to write after the prompt, with the chat template's end of turn if it has one."""
+    prompt, completion = row["prompt"], row["completion"]
+    if not is_conversational({"prompt": prompt}):
+        return completion
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **template_kwargs)
+    whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
+    if whole.startswith(start):
+        return whole[len(start) :]
+    # Some templates render a finished turn differently from one that is open (e.g. an empty thinking block).
+    return "".join(str(message["content"]) for message in completion)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token with which the chat template closes an assistant turn, `None` without a template.
+
+    Where it is not the tokenizer's EOS, generation has to be told to stop at it."""
+    if tokenizer.chat_template is None:
+        return None
+    row = {"prompt": [{"role": "user", "content": "x"}], "completion": "y"}
+    ids = tokenizer(text=completion_text(row, tokenizer), add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    return next((token for token in ids if token in special), None)
+
+
+def collate(demonstrations: Sequence[Demonstration], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Pad on the right. Returns `input_ids`, `attention_mask` and `labels`, all of shape (batch, longest); labels are
+    -100 on prompts and padding."""
+    longest = max(len(d.prompt_ids) + len(d.completion_ids) for d in demonstrations)
+    shape = (len(demonstrations), longest)
+    input_ids = torch.full(shape, pad_token_id)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, -100)
+    for i, d in enumerate(demonstrations):
+        start, end = len(d.prompt_ids), len(d.prompt_ids) + len(d.completion_ids)
+        input_ids[i, :end] = torch.tensor(d.prompt_ids + d.completion_ids)
+        attention_mask[i, :end] = 1
+        labels[i, start:end] = torch.tensor(d.completion_ids)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -1,0 +1,36 @@
+"""When to do SFT and when GRPO. One short file per method; a new one is a file and a row of `SCHEDULES`.
+
+A row names the schedule's class and the settings of [`SASRConfig`] that it takes: the field of the config and the
+argument of the class have the same name.
+"""
+
+from __future__ import annotations
+
+from .base import GRPO_STEP, SFT_STEP, Schedule, Signals, StepPlan, coin, decide, draw
+from .grpo import Grpo
+from .sasr import Sasr
+from .sft import Sft
+from .static import Static
+
+SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
+    "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target")),
+    "sft": (Sft, ()),
+    "grpo": (Grpo, ()),
+    "static": (Static, ("switch_step",)),
+}
+
+__all__ = [
+    "GRPO_STEP",
+    "SCHEDULES",
+    "SFT_STEP",
+    "Grpo",
+    "Sasr",
+    "Schedule",
+    "Sft",
+    "Signals",
+    "Static",
+    "StepPlan",
+    "coin",
+    "decide",
+    "draw",
+]

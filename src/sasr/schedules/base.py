@@ -1,0 +1,98 @@
+"""The interface of a schedule: `Signals` in, `StepPlan` out. Pure Python, so that it runs by the thousand in a test
+and can be reused in another trainer."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a schedule may look at before an optimizer step. The same on every rank.
+
+    Args:
+        step (`int`): Index of the optimizer step about to be taken, from 0.
+        total_steps (`int`): Optimizer steps of the whole run.
+        warmup_steps (`int`): Length W of the SFT warm-up, in optimizer steps.
+        draw (`float`): u in [0, 1), a function of seed and step only (see [`draw`]).
+        sft_grad_norm (`float` or `None`): g_last, the global SFT gradient norm before clipping, of the last SFT step or
+            its exponential mean; `None` before the first SFT step.
+        warmup_grad_norm (`float` or `None`): g_warmup, the scale of that norm at the end of the warm-up; `None` during
+            the warm-up.
+        divergence (`float` or `None`): d_t, KL of the policy from the reference, nats per token; `None` when it is not
+            measured.
+    """
+
+    step: int
+    total_steps: int
+    warmup_steps: int
+    draw: float
+    sft_grad_norm: float | None = None
+    warmup_grad_norm: float | None = None
+    divergence: float | None = None
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How much of one optimizer step is SFT and how much is GRPO.
+
+    Args:
+        sft_weight (`float`): Weight of the SFT loss; 0 costs no forward pass.
+        grpo_weight (`float`): Weight of the GRPO loss; 0 makes no rollouts.
+        sft_probability (`float`): p_t, what the draw was compared with (1 or 0 when nothing was drawn).
+    """
+
+    sft_weight: float
+    grpo_weight: float
+    sft_probability: float
+
+    def __post_init__(self) -> None:
+        if self.sft_weight < 0 or self.grpo_weight < 0 or self.sft_weight + self.grpo_weight == 0:
+            raise ValueError(f"a step needs weights >= 0 and at least one above 0, not {self}")
+
+    @property
+    def kind(self) -> str:
+        """`"sft"`, `"grpo"` or `"both"`."""
+        if self.grpo_weight == 0:
+            return "sft"
+        return "grpo" if self.sft_weight == 0 else "both"
+
+
+SFT_STEP = StepPlan(sft_weight=1.0, grpo_weight=0.0, sft_probability=1.0)
+GRPO_STEP = StepPlan(sft_weight=0.0, grpo_weight=1.0, sft_probability=0.0)
+
+
+class Schedule(Protocol):
+    """A rule for the steps after the warm-up. It holds settings only, never state: the plan is a pure function of the
+    signals, which is what makes a run resumable and all ranks agree."""
+
+    needs_warmup: ClassVar[bool]
+    """The rule reads `warmup_grad_norm`, so a warm-up of at least one step is required."""
+
+    def plan(self, signals: Signals) -> StepPlan:
+        """The plan of one step after the warm-up. Raises `ValueError` when a signal that it needs is missing."""
+        ...
+
+    def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
+        """Whether a run can contain (SFT, GRPO) steps at all, the warm-up included: what data must be there."""
+        ...
+
+
+def draw(seed: int, step: int) -> float:
+    """u of one step. A function of (seed, step), so there is no random state to save and none to differ by rank."""
+    return random.Random(f"{seed}:{step}").random()
+
+
+def coin(sft_probability: float, signals: Signals) -> StepPlan:
+    """One SFT step with the given probability, otherwise one GRPO step."""
+    sft = signals.draw < sft_probability
+    return StepPlan(float(sft), float(not sft), sft_probability)
+
+
+def decide(schedule: Schedule, signals: Signals) -> StepPlan:
+    """The plan of a step: SFT during the warm-up, afterwards what the schedule says."""
+    if signals.step < signals.warmup_steps:
+        return SFT_STEP
+    return schedule.plan(signals)

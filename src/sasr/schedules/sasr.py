@@ -1,0 +1,57 @@
+"""SASR: a step-wise coin whose bias follows the training state (Chen et al. 2025, arXiv 2505.13026, Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .base import Signals, StepPlan, coin
+
+
+@dataclass(frozen=True)
+class Sasr:
+    """p_t = s_t / (s_t + gamma) with s_t = (1 - w) * g_last / g_warmup + w * d_t / d_target.
+
+    With w = 0 this is the gradient-norm rule p_t = g_last / (g_last + gamma * g_warmup). The SFT gradient norm is a
+    two-sided proxy for KL(pi_data || pi): when GRPO moves the policy off the demonstrations it grows, and SFT becomes
+    more likely; d_t adds the drift from the reference policy.
+
+    Args:
+        gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
+        divergence_weight (`float`): w in [0, 1].
+        divergence_target (`float`): d_target > 0, nats per token: the drift that counts as much as g_last = g_warmup.
+    """
+
+    gamma: float = 1.0
+    divergence_weight: float = 0.0
+    divergence_target: float = 0.1
+    needs_warmup: ClassVar[bool] = True
+
+    def plan(self, signals: Signals) -> StepPlan:
+        return coin(self.probability(signals), signals)
+
+    def probability(self, signals: Signals) -> float:
+        """p_t in [0, 1]. Raises `ValueError` if a norm or the divergence that w asks for is missing."""
+        last, warmup, w = signals.sft_grad_norm, signals.warmup_grad_norm, self.divergence_weight
+        if w < 1 and (last is None or warmup is None):
+            raise ValueError(
+                "no SFT gradient norm was measured in the warm-up, so SASR cannot decide (DeepSpeed stage 0 in fp32 "
+                "reports none; use ZeRO stage 1 or higher, or another engine)"
+            )
+        if w > 0 and signals.divergence is None:
+            raise ValueError("no divergence was measured, but divergence_weight > 0")
+        norm_ratio = 0.0 if w == 1 else _ratio(last, warmup)
+        drift = 0.0 if w == 0 else max(signals.divergence, 0.0) / self.divergence_target
+        s = (1 - w) * norm_ratio + w * drift
+        # s may be infinite (a warm-up that ended at a zero gradient): the limit of s / (s + gamma) is 1.
+        return 1.0 if math.isinf(s) else s / (s + self.gamma)
+
+    def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
+        return True, total_steps > warmup_steps
+
+
+def _ratio(last: float, warmup: float) -> float:
+    if warmup == 0:
+        return 0.0 if last == 0 else math.inf
+    return last / warmup

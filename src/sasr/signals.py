@@ -1,0 +1,76 @@
+"""What the schedules see: the SFT gradient norm, its scale in the warm-up, the divergence. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from .schedules import Signals, draw
+
+
+@dataclass
+class SignalTracker:
+    """Turns measurements into [`Signals`]. Its fields are its whole state: numbers, saved as JSON.
+
+    Args:
+        warmup_steps (`int`): Length of the SFT warm-up.
+        warmup_norm (`str`): `"mean"`: g_warmup is the mean norm over the last half of the warm-up; `"last"`: the norm
+            of its last step (the literal reading of arXiv 2505.13026).
+        ema (`float`): g_last is the exponential mean of the SFT norms with this decay; 0 is the last norm itself.
+    """
+
+    warmup_steps: int
+    warmup_norm: str = "mean"
+    ema: float = 0.0
+    sft_grad_norm: float | None = None
+    warmup_sum: float = 0.0
+    warmup_count: int = 0
+    warmup_last: float | None = None
+    divergence: float | None = None
+
+    def observe_sft_norm(self, step: int, norm: float | None) -> None:
+        """Take the global norm before clipping of the SFT step with this index. A missing or non-finite one (fp16
+        overflow) is ignored: the last good one stays."""
+        if norm is None or not math.isfinite(norm):
+            return
+        previous = self.sft_grad_norm
+        self.sft_grad_norm = norm if previous is None else self.ema * previous + (1 - self.ema) * norm
+        if step < self.warmup_steps:
+            self.warmup_last = norm
+            if step >= self.warmup_steps // 2:
+                self.warmup_sum += norm
+                self.warmup_count += 1
+
+    def observe_divergence(self, divergence: float) -> None:
+        """Take the KL from the reference policy, nats per token. A non-finite one is ignored."""
+        if math.isfinite(divergence):
+            self.divergence = divergence
+
+    @property
+    def warmup_grad_norm(self) -> float | None:
+        """g_warmup so far; `None` if the warm-up gave no finite norm."""
+        if self.warmup_norm == "last":
+            return self.warmup_last
+        # Every norm of the last half may have overflowed while an earlier one was finite.
+        return self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
+
+    def signals(self, seed: int, step: int, total_steps: int) -> Signals:
+        """The signals of the step about to be taken."""
+        return Signals(
+            step=step,
+            total_steps=total_steps,
+            warmup_steps=self.warmup_steps,
+            draw=draw(seed, step),
+            sft_grad_norm=self.sft_grad_norm,
+            warmup_grad_norm=self.warmup_grad_norm if step >= self.warmup_steps else None,
+            divergence=self.divergence,
+        )
+
+    def state_dict(self) -> dict[str, float | int | str | None]:
+        """All fields, JSON-safe."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, float | int | str | None]) -> None:
+        """Take over what `state_dict` gave."""
+        for key, value in state.items():
+            setattr(self, key, value)

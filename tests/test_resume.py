@@ -1,0 +1,171 @@
+"""A run resumed from any of its checkpoints is the uninterrupted run, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import toy
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from sasr import InputError, checkpoints
+
+TIMES = ("runtime", "per_second", "step_time", "_time")
+
+
+def outcome(directory, step):
+    """Everything a checkpoint says about a run: weights, optimizer, scheduler, random state, signals, logs."""
+    checkpoint = directory / f"checkpoint-{step}"
+    weights = next(p for p in checkpoint.glob("*.safetensors"))
+    found = {"weights": load_file(weights)}
+    for path in sorted(checkpoint.glob("*.pt")):
+        found[path.name] = torch.load(path, weights_only=True)
+    found["signals"] = json.loads((checkpoint / checkpoints.STATE_FILE).read_text())
+    found["signals"]["metrics"].pop("step_time", None)
+    logs = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    found["logs"] = [{k: v for k, v in entry.items() if not any(t in k for t in TIMES)} for entry in logs]
+    return found
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a} != {b}"
+
+
+VARIANTS = {
+    "aligned": {},
+    # Two prompts a step, so 24 rows are one pass every 12 GRPO steps; with 5 rows a pass ends all the time.
+    "across-epoch": {"data_rows": 5},
+    "mid-rollout-buffer": {"steps_per_generation": 4, "num_iterations": 2, "gradient_accumulation_steps": 2},
+    "separate-moments": {"separate_optimizer_states": True, "sft_norm_ema": 0.5},
+    "divergence-probe": {"divergence_weight": 0.5, "divergence_every": 2, "divergence_probe": 4},
+    "sparse-logs": {"logging_steps": 5},
+    "beta": {"beta": 0.1},
+    "lora": {"lora": True},
+}
+
+
+def build(directory, variant, **changes):
+    settings = {**VARIANTS[variant], "save_strategy": "steps", "save_steps": 1, "max_steps": 14, **changes}
+    lora, data = settings.pop("lora", False), toy.rows(settings.pop("data_rows", 24))
+    more = {"peft_config": LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)} if lora else {}
+    lm = toy.model(directory=directory.parent / "lm") if settings.get("beta") else toy.model()
+    return toy.trainer(directory, lm=lm, data=data, more=more, **settings)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resume_is_bit_for_bit(tmp_path, variant):
+    whole = tmp_path / "whole"
+    build(whole, variant).train()
+    expected = outcome(whole, 14)
+    counts = expected["signals"]["counts"]
+    assert counts["sft_steps"] > 4 and counts["grpo_steps"] > 0, "the hybrid phase must have steps of both kinds"
+    for step in range(1, 14, 1 if variant in ("aligned", "mid-rollout-buffer") else 3):
+        part = tmp_path / f"part-{step}"
+        part.mkdir()
+        shutil.copytree(whole / f"checkpoint-{step}", part / f"checkpoint-{step}")
+        if variant == "beta" and step > 4:
+            shutil.copy(whole / "reference_model.safetensors", part)
+        resumed = build(part, variant)
+        resumed.train(resume_from_checkpoint=True)
+        assert_same(outcome(part, 14), expected, f"resumed at {step}")
+        shutil.rmtree(part)
+
+
+def test_rollouts_are_used_as_often_as_configured_and_none_is_lost(tmp_path):
+    """SFT steps fall in between; every rollout is trained on exactly `num_iterations` times."""
+    trained = build(tmp_path, "mid-rollout-buffer", save_strategy="no", max_steps=40, gamma=1.0)
+    generated, used = [], []
+    generate, loss = trained._generate_and_score_completions, trained._compute_loss
+
+    def tag(inputs):
+        out = generate(inputs)
+        first = len(generated)
+        generated.extend(range(first, first + len(inputs)))
+        return {**out, "serial": torch.arange(first, first + len(inputs))}
+
+    def record(model, inputs):
+        used.extend(inputs["serial"].tolist())
+        return loss(model, inputs)
+
+    trained._generate_and_score_completions, trained._compute_loss = tag, record
+    trained.train()
+    kinds = [weight for (weight,) in toy.history(trained, "sasr/sft_weight")][4:]
+    assert 5 < sum(kinds) < 31, "SFT steps must fall between GRPO steps"
+    # A generation is 4 slices x 2 iterations = 8 micro-batches = 4 GRPO steps; the last one may be under way.
+    complete = (len(kinds) - int(sum(kinds))) // 4 * 4 * 8
+    assert complete >= 3 * 4 * 8
+    assert [used.count(serial) for serial in range(complete)] == [2] * complete
+    assert max(used) < len(generated) <= complete + 4 * 8
+
+
+def test_half_written_checkpoint_is_not_seen(tmp_path):
+    """A kill while a checkpoint is written leaves the one before."""
+    run = build(tmp_path, "aligned", save_steps=4)
+    save = run._save_rng_state
+
+    def die(output_dir):
+        save(output_dir)
+        if run.state.global_step == 8:
+            raise KeyboardInterrupt
+
+    run._save_rng_state = die
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert (tmp_path / checkpoints.STAGING / "checkpoint-8").is_dir(), "the kill came while writing"
+    assert checkpoints.last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert not (tmp_path / "checkpoint-8").exists()
+    resumed = build(tmp_path, "aligned", save_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    whole = build(tmp_path / "whole", "aligned", save_steps=14)
+    whole.train()
+    assert_same(outcome(tmp_path, 14)["weights"], outcome(tmp_path / "whole", 14)["weights"])
+
+
+def test_old_checkpoints_go_only_after_the_new_one_is_whole(tmp_path):
+    run = build(tmp_path, "aligned", save_steps=4, save_total_limit=1)
+    run.train()
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-14"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"gamma": 2.0}, "gamma: 1.0 then, 2.0 now"),
+        ({"data_rows": 20}, "data: "),
+        ({"max_steps": 16}, "max_steps: 14 then, 16 now"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(tmp_path, changes, named):
+    build(tmp_path, "aligned", save_steps=7).train()
+    with pytest.raises(InputError, match=named):
+        build(tmp_path, "aligned", save_steps=7, **changes).train(resume_from_checkpoint=True)
+
+
+def test_run_with_constant_rate_can_be_extended(tmp_path):
+    constant = {"save_steps": 7, "lr_scheduler_type": "constant"}
+    build(tmp_path, "aligned", **constant).train()
+    longer = build(tmp_path, "aligned", **constant, max_steps=21)
+    longer.train(resume_from_checkpoint=True)
+    whole = build(tmp_path / "whole", "aligned", **constant, max_steps=21)
+    whole.train()
+    assert_same(outcome(tmp_path, 21)["weights"], outcome(tmp_path / "whole", 21)["weights"])
+
+
+def test_nothing_to_resume_from(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        build(tmp_path, "aligned").train(resume_from_checkpoint=True)
