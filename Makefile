@@ -1,0 +1,57 @@
+# make help says what there is. ARGS="..." adds options to the command that a target runs.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint model clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One thread for each process: on a few shared cores more threads wait for each other.
+export OMP_NUM_THREADS ?= 1
+
+# The interpreter for $(VENV): the first of these that runs, is at least 3.11 and can make a virtual environment. 3.11
+# comes first as the version that the tests run with, and for which wheels of torch are most sure to be at hand.
+PYTHONS := python3.11 python3.12 python3.13 python3
+ABLE := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
+
+help:  ## This list
+	@echo "usage: make TARGET [ARGS='...'] [PYTHON=...]"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(STAMP)  ## Make .venv with everything that the other targets need
+
+demo: $(STAMP)  ## Train a tiny model from scratch; ARGS goes to `sasr train`
+	@$(BIN)/sasr train $(ARGS)
+
+test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
+	@$(BIN)/ruff check src tests
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)  ## Lint and check the types
+	@$(BIN)/ruff check src tests
+	@$(BIN)/mypy
+
+model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models/
+	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
+
+clean:  ## Remove .venv, build products and caches; runs/ and models/ stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone, so that its download is seen for what it is. On Linux plain pip takes the build for CUDA;
+# for the much smaller one without: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make install
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  python=; \
+	  for p in $(or $(PYTHON),$(PYTHONS)); do if $$p $(ABLE) >/dev/null 2>&1; then python=$$p; break; fi; done; \
+	  if [ -z "$$python" ]; then \
+	    echo "make: none of '$(or $(PYTHON),$(PYTHONS))' is a Python >= 3.11 with venv: name one, make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$python"; \
+	  $$python -m venv --clear $(VENV); \
+	fi
+	@torch=$$(sed -n '/^torch==/p' constraints.txt); echo "Installing $$torch"; \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check "$$torch"
+	@echo "Installing sasr and the rest"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,gguf]'
+	@touch $@

@@ -1,0 +1,188 @@
+"""What happens around the optimizer steps of a command-line run: metrics file, live view, exams, stopping cleanly."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+from trl.models.utils import unwrap_model_for_generation
+
+from .checkpoints import write_atomically
+from .exam import examine_rows, merge_records, summarise
+from .live import LiveView
+from .metrics import MetricsFile
+from .schedules import draw
+from .tasks.base import Row, Task
+
+if TYPE_CHECKING:
+    from .trainer import SASRTrainer
+
+# How metrics.jsonl names what TRL and the trainer log. Anything else keeps its name.
+_NAMES = {
+    "sasr/p_sft": "p_sft",
+    "sasr/sft_grad_norm": "sft_grad_norm",
+    "sasr/warmup_grad_norm": "warmup_grad_norm",
+    "sasr/divergence": "divergence",
+    "sasr/sft_loss": "sft_loss",
+    "sasr/sft_steps": "sft_steps",
+    "sasr/grpo_steps": "grpo_steps",
+    "sasr/sft_tokens": "sft_tokens",
+    "sasr/rollout_tokens": "rollout_tokens",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "truncation_rate",
+}
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM ends the run after the step under way, with a checkpoint; a second one ends it at once."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
+        self.signal: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        self.say("stopping after this step and saving; once more to stop at once")
+
+
+class Exams:
+    """Examines the model on held-out rows at three moments and keeps the results.
+
+    `exam.json` holds the figures by label (`initial`, `warmup`, `final`); `exams/LABEL.jsonl` every completion.
+
+    Args:
+        task ([`Task`]): Judges the completions.
+        rows (`list[dict]`): Held-out rows; none switches exams off.
+        samples (`int`): Sampled completions per row.
+        directory (`Path`): The run's directory.
+        view ([`LiveView`] or `None`): Shows the progress, on the main process.
+    """
+
+    def __init__(self, task: Task, rows: list[Row], samples: int, directory: Path, view: LiveView | None):
+        self.task, self.rows, self.samples, self.directory, self.view = task, rows, samples, directory, view
+        self.path = directory / "exam.json"
+        self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def take(self, label: str, trainer: SASRTrainer) -> None:
+        """Run one exam unless its result is there already. All ranks take part, each with a share of the rows. The
+        random state and the model are left as they were."""
+        if not self.rows or label in self.results:
+            return
+        args, started = trainer.args, time.monotonic()
+        shown = self.view if args.process_index == 0 else None
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+            own = examine_rows(
+                model,
+                trainer._tokenizer,
+                self.task,
+                self.rows[args.process_index :: args.world_size],
+                samples=self.samples,
+                max_new_tokens=args.max_completion_length,
+                temperature=args.temperature,
+                batch_size=args.per_device_eval_batch_size,
+                seed=args.seed,
+                eos_token_ids=trainer.eos_token_ids,
+                chat_template_kwargs=trainer.chat_template_kwargs,
+                progress=(lambda done, total: shown.exam(label, done, total)) if shown else None,
+            )
+        parts = gather_object([own]) if args.world_size > 1 else [own]
+        result = summarise(merge_records(parts), self.samples, seconds=time.monotonic() - started)
+        self.results[label] = {"step": trainer.state.global_step, **result.to_dict()}
+        if args.process_index:
+            return
+        (self.directory / "exams").mkdir(exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in result.completions)
+        write_atomically(self.directory / "exams" / f"{label}.jsonl", lines)
+        write_atomically(self.path, json.dumps(self.results, indent=2) + "\n")
+        if self.view is not None:
+            self.view.message(exam_line(label, self.results[label]))
+
+
+def exam_line(label: str, result: dict[str, Any]) -> str:
+    """One exam in one line."""
+    pass_at = "  ".join(f"pass@{k} {v:.3f}" for k, v in result["pass_at"].items() if k in ("1", "8"))
+    failures = f"  verifier failures {result['verifier_failures']}" if result["verifier_failures"] else ""
+    return (
+        f"exam {label}: greedy {result['greedy_accuracy']:.3f}  {pass_at}  format {result['format_rate']:.3f}"
+        f"  truncated {result['truncation_rate']:.3f}{failures}  ({result['rows']} rows, {result['seconds']:.1f} s)"
+    )
+
+
+class RunCallback(TrainerCallback):
+    """Writes `metrics.jsonl`, feeds the live view, runs the exam at the end of the warm-up, and stops on request.
+
+    Args:
+        trainer ([`SASRTrainer`]): The trainer it serves.
+        exams ([`Exams`]): Takes the exam after the warm-up.
+        stop ([`StopRequest`]): Asked after each step.
+        directory (`Path`): The run's directory.
+        view ([`LiveView`] or `None`): On the main process only.
+    """
+
+    def __init__(self, trainer: SASRTrainer, exams: Exams, stop: StopRequest, directory: Path, view: LiveView | None):
+        self.trainer, self.exams, self.stop, self.view = trainer, exams, stop, view
+        self.metrics = MetricsFile(directory / "metrics.jsonl") if view is not None else None
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.metrics is not None:
+            self.metrics.truncate_after(state.global_step)  # what a killed run wrote after its last checkpoint
+        if self.view is not None:
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            size = sum(p.numel() for p in model.parameters())
+            title = f"{args.schedule} on {self.exams.task.name}, {size / 1e6:.3g}M parameters, seed {args.seed}"
+            self.view.start(state.max_steps, state.global_step, args.sft_warmup_steps, title)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if args.sft_warmup_steps and state.global_step == args.sft_warmup_steps:
+            self.exams.take("warmup", self.trainer)
+        self._begun = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds = time.monotonic() - self._begun
+        if self._stop_requested():
+            control.should_save = control.should_training_stop = True
+
+    def _stop_requested(self) -> bool:
+        requested = self.stop.signal is not None
+        if self.trainer.args.world_size > 1:
+            # The signal reaches the ranks at different steps; all must stop at the same one.
+            flag = torch.tensor(float(requested), device=self.trainer.accelerator.device)
+            requested = bool(self.trainer.accelerator.reduce(flag, reduction="sum") > 0)
+        return requested
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.view is None or not logs or "sasr/p_sft" not in logs or "grad_norm" not in logs:
+            return
+        logs = {k: v for k, v in logs.items() if k not in ("sasr/sft_weight", "sasr/grpo_weight", "step_time")}
+        step, plan = state.global_step, self.trainer.plan
+        line = {
+            "step": step,
+            "phase": "warm-up" if step <= args.sft_warmup_steps else "hybrid",
+            "kind": plan.kind,
+            "u": draw(args.seed, step - 1),
+            **{_NAMES.get(key, key): value for key, value in logs.items()},
+            "step_seconds": self.seconds,
+        }
+        self.metrics.append(line)
+        self.view.step(line)

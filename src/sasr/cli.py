@@ -1,0 +1,184 @@
+"""The command line: `sasr train`. Thin: it finds the settings, runs, and turns errors into one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from .errors import InputError
+
+_USAGE = """\
+usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
+       sasr train --help | --help_all
+       sasr --version
+
+SFT warm-up, then SFT or GRPO at every step, decided from the training state (SASR, arXiv 2505.13026).
+
+  sasr train                        a tiny model learns a built-in task, from scratch, on a CPU
+  sasr train --config gsm8k         a recipe that comes with sasr, or your own YAML file
+  sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
+"""
+
+# Settings of TRL and transformers that most runs touch; the others are in --help_all.
+_COMMON = {
+    "Model": ("model_name_or_path", "dtype", "use_peft", "lora_r", "lora_alpha"),
+    "Run": (
+        "output_dir", "max_steps", "seed", "save_steps", "save_total_limit", "resume_from_checkpoint", "report_to",
+    ),
+    "GRPO and batches": (
+        "learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "num_generations", "max_completion_length", "temperature", "beta", "steps_per_generation", "num_iterations",
+        "reward_weights", "max_grad_norm", "per_device_eval_batch_size",
+    ),
+}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console command. Returns the exit status: 0; 2 after wrong input; 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except InputError as error:
+        print(f"sasr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv in (["--version"], ["-V"]):
+        from . import __version__
+
+        print(f"sasr {__version__}")
+        return 0
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0
+    if argv[0] != "train":
+        raise InputError(f"unknown command {argv[0]!r}: the command is train (see sasr --help)")
+    return _train(argv[1:])
+
+
+def _train(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        print(_help())
+        return 0
+    _quiet()
+    from .parsing import Parser, parse
+    from .run import train
+
+    if "--help_all" in argv:
+        print(Parser().format_help())
+        return 0
+    argv, checkpoint, defaults = _resume(argv)
+    flags = _value_of(argv, "--output_dir")
+    if flags is None:
+        argv = [*argv, "--output_dir", str(_new_directory(argv))]
+    return train(parse(argv, defaults), checkpoint)
+
+
+def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None]:
+    """Resolve `--resume_from_checkpoint [PATH]`: the checkpoint, and the settings of its run as defaults."""
+    import yaml
+
+    from .checkpoints import last_checkpoint
+    from .run import CONFIG_FILE
+
+    flag = "--resume_from_checkpoint"
+    argv = [part for a in argv for part in (a.split("=", 1) if a.startswith(flag + "=") else [a])]
+    if flag not in argv:
+        return argv, None, None
+    at = argv.index(flag)
+    value = argv[at + 1] if at + 1 < len(argv) and not argv[at + 1].startswith("--") else None
+    rest = argv[:at] + argv[at + (1 if value is None else 2) :]
+    given = _value_of(rest, "--output_dir")
+    if value is None or value.lower() == "true":
+        if given is None:
+            raise InputError(f"{flag}: name the run with --output_dir, or give a checkpoint")
+        checkpoint = last_checkpoint(given)
+        if checkpoint is None:
+            raise InputError(f"no checkpoint to resume from in {given}")
+    else:
+        checkpoint = Path(value)
+        if not checkpoint.is_dir():
+            raise InputError(f"{flag}: there is no checkpoint {value}")
+    directory = Path(given) if given else checkpoint.parent
+    if given is None:
+        rest = [*rest, "--output_dir", str(directory)]
+    config = directory / CONFIG_FILE
+    defaults = yaml.safe_load(config.read_text()) if config.is_file() else None
+    return rest, checkpoint, defaults
+
+
+def _value_of(argv: list[str], flag: str) -> str | None:
+    for i, argument in enumerate(argv):
+        if argument == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _new_directory(argv: list[str]) -> Path:
+    """`runs/NAME-N`, the first that is free, unless the recipe names one."""
+    from .parsing import read_recipe
+
+    recipe = _value_of(argv, "--config")
+    if recipe is not None and (named := read_recipe(recipe).get("output_dir")):
+        return Path(str(named))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("several processes need to agree on a directory: give --output_dir")
+    name = Path(recipe).stem if recipe else _value_of(argv, "--task") or "stories"
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return next(p for n in range(1, 10**6) if not (p := Path("runs") / f"{name}-{n}").exists())
+
+
+def _quiet() -> None:
+    """The libraries' banners and progress bars would break the live view; errors still show."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    import datasets
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+
+
+def _help() -> str:
+    """Settings in groups, ours first, with what they default to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .config import SASRConfig, TaskConfig
+    from .parsing import RECIPES, Parser
+
+    actions = Parser().actions()
+    groups = {
+        "Task": tuple(TaskConfig.__dataclass_fields__),
+        "SFT and the schedule": tuple(SASRConfig.__annotations__),
+        **_COMMON,
+    }
+    console = Console(width=min(Console().width, 110), highlight=False)
+    with console.capture() as capture:
+        console.print(_USAGE, markup=False)
+        for title, names in groups.items():
+            table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+            table.add_column(no_wrap=True)
+            table.add_column()
+            for name in names:
+                action = actions[name]
+                text = " ".join((action.help or "").replace("%%", "%").split())
+                default = "" if action.default in (None, "", []) else f" [{action.default}]"
+                table.add_row(f"  --{name}", f"{text}{default}".replace("[", r"\["))
+            console.print(table)
+            console.print()
+        console.print("Recipes: " + ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))), markup=False)
+        console.print("All settings of TRL's GRPOConfig and ModelConfig work too: sasr train --help_all", markup=False)
+    return capture.get().rstrip()

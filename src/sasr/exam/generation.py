@@ -1,0 +1,118 @@
+"""Generation for exams that leaves model and random states as they were, on prompts as TRL tokenises them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from sasr.errors import InputError
+
+
+def eos_ids_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, given: Sequence[int] | None = None
+) -> list[int]:
+    """Tokens that end a completion: those given, or those of generation config and tokenizer, as `GRPOTrainer` does."""
+    if given is not None:
+        ids = list(given)
+    else:
+        ids = model.generation_config.eos_token_id
+        ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+            ids = [tokenizer.eos_token_id, *ids]
+    if not ids:
+        raise InputError(
+            "neither tokenizer nor generation config has an end-of-sequence token; set one in the tokenizer"
+        )
+    return ids
+
+
+def tokenize_prompts(
+    prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any]
+) -> list[list[int]]:
+    """Token ids of prompts, exactly those of `GRPOTrainer._tokenize_prompts`: the exam asks what training asked."""
+    if isinstance(prompts[0], str):
+        ids = tokenizer(text=list(prompts))["input_ids"]
+    else:
+        ids = tokenizer.apply_chat_template(
+            conversation=list(prompts),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **chat_template_kwargs,
+        )["input_ids"]
+    for index, of_row in enumerate(ids):
+        if not of_row:
+            raise InputError(f"the prompt of row {index} of the exam has no tokens")
+    return ids
+
+
+def generate(model: PreTrainedModel, prompt_ids: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """One completion per prompt, each cut after its first end-of-sequence token (which stays)."""
+    longest = max(len(ids) for ids in prompt_ids)
+    input_ids_BP = torch.full((len(prompt_ids), longest), config.pad_token_id)
+    mask_BP = torch.zeros_like(input_ids_BP)
+    for row, ids in enumerate(prompt_ids):
+        input_ids_BP[row, longest - len(ids) :] = torch.tensor(ids)
+        mask_BP[row, longest - len(ids) :] = 1
+    output_BT = model.generate(
+        input_ids=input_ids_BP.to(model.device), attention_mask=mask_BP.to(model.device), generation_config=config
+    )
+    eos_ids = set(config.eos_token_id)
+    completions = []
+    for ids in output_BT[:, longest:].tolist():
+        end = next((position for position, token in enumerate(ids) if token in eos_ids), len(ids) - 1)
+        completions.append(ids[: end + 1])
+    return completions
+
+
+@contextmanager
+def untouched(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Evaluation mode and generators seeded with `seed` inside; on leaving, also by an exception, everything as before.
+
+    Restored are the states of Python, numpy, the CPU generator and the generators of the model's own accelerators,
+    `training` of every module (some may be frozen in evaluation mode), and the generation config.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    # A blank config for the time being, since `generate` fills what ours leaves open (min-p, penalties) from the
+    # checkpoint's. All holders, because PEFT copies the outer model's config to the inner one when generating.
+    holders = [(module, vars(module)["generation_config"]) for module in model.modules() if _has_config(module)]
+    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "mps")}
+    kind = next(iter(devices)).type if devices else "cuda"
+    indices = sorted({device.index or 0 for device in devices})
+    on_mps = any(p.device.type == "mps" for p in model.parameters())  # fork_rng cannot fork this one
+    mps_state = torch.mps.get_rng_state() if on_mps else None
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=indices, device_type=kind):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            # Not torch.manual_seed, which also seeds accelerators that were not forked.
+            torch.default_generator.manual_seed(seed)
+            for index in indices:
+                with torch.get_device_module(kind).device(index):
+                    torch.get_device_module(kind).manual_seed(seed)
+            if on_mps:
+                torch.mps.manual_seed(seed)
+            for module, _ in holders:
+                module.generation_config = GenerationConfig()
+            model.eval()
+            yield
+        finally:
+            for module, config in holders:
+                module.generation_config = config
+            for module, training in modes:
+                module.training = training
+            if mps_state is not None:
+                torch.mps.set_rng_state(mps_state)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def _has_config(module: torch.nn.Module) -> bool:
+    return isinstance(vars(module).get("generation_config"), GenerationConfig)

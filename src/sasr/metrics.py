@@ -1,0 +1,108 @@
+"""The metrics file of a run: one JSON object per line and optimizer step, safe against being killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sasr.errors import InputError
+
+
+class MetricsFile:
+    """Appends metrics to a file in JSON Lines.
+
+    Each line is handed to the system as soon as it is complete, so a killed run leaves at most one broken line, the
+    last; opening the file again removes it. To be used by one process of a run.
+
+    Args:
+        path (`str` or `Path`): The file; it and its folder are made if missing, and a file that exists is continued.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            _mend(self.path)
+        else:
+            self.path.touch()
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        """Write one line. NaN and infinities become `null`; numpy and torch scalars become numbers."""
+        with open(self.path, "ab") as file:
+            file.write(_line(_plain(metrics)))
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the lines whose `step` is greater, for a run that resumes from a checkpoint of `step`.
+
+        Atomic: after a kill the file is either the old or the new one. Lines without `step` stay.
+        """
+        kept = [metrics for metrics in read_metrics(self.path) if (metrics.get("step") or 0) <= step]
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with open(temporary, "wb") as file:
+            file.writelines(_line(metrics) for metrics in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a metrics file, also of a run that is still writing: a broken last line is left out.
+
+    Raises:
+        InputError: The file is missing, or another line is broken.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"cannot read metrics file {path}: {error.strerror}") from error
+    metrics = []
+    for number, line in enumerate(lines, start=1):
+        parsed = _parse(line)
+        if parsed is not None:
+            metrics.append(parsed)
+        elif line and number < len(lines):
+            raise InputError(f"{path}:{number} is not a JSON object; remove the line or the file")
+    return metrics
+
+
+def _mend(path: Path) -> None:
+    """Without this, the next line would be glued to what a kill left of the last one."""
+    content = path.read_bytes()
+    tail = content[content.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    if _parse(tail) is not None:  # only its newline is missing
+        with open(path, "ab") as file:
+            file.write(b"\n")
+    else:
+        os.truncate(path, len(content) - len(tail))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _line(metrics: Mapping[str, Any]) -> bytes:
+    return json.dumps(metrics, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # numpy and torch, without importing either
+        return _plain(value.tolist())
+    return str(value)

@@ -1,0 +1,200 @@
+"""Settings from a recipe (YAML) and flags, through TRL's parser, with every mistake as one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import ModelConfig, TrlParser
+
+from .config import SASRConfig, TaskConfig
+from .errors import InputError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+# What the parser reads "true" and "no" with; TRL has its own copy of transformers' function.
+string_to_bool = next(a.type for a in TrlParser([ModelConfig])._actions if a.dest == "use_peft")
+
+# Rewards of the built-in tasks: correctness counts, format helps to find it.
+_DEFAULT_REWARD_WEIGHTS = [1.0, 0.1]
+
+
+@dataclass
+class Settings:
+    """The parsed settings of a run.
+
+    Args:
+        training ([`SASRConfig`]), task ([`TaskConfig`]), model ([`~trl.ModelConfig`]): By group.
+        given (`dict`): The settings as given, by recipe or flag, before any derived value was filled in.
+    """
+
+    training: SASRConfig
+    task: TaskConfig
+    model: ModelConfig
+    given: dict[str, Any]
+
+
+class Parser(TrlParser):
+    """TRL's parser, whose errors are `InputError`s."""
+
+    def __init__(self) -> None:
+        super().__init__([TaskConfig, SASRConfig, ModelConfig], prog="sasr train", add_help=False, allow_abbrev=False)
+
+    def error(self, message: str):
+        raise InputError(message)
+
+    def actions(self) -> dict[str, argparse.Action]:
+        """The first action of each setting (a second one is its `--no_` form)."""
+        found: dict[str, argparse.Action] = {}
+        for action in self._actions:
+            found.setdefault(action.dest, action)
+        return found
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A recipe by path, or by name if it comes with sasr. Raises `InputError` for a file that is not a YAML mapping."""
+    path = Path(name)
+    if not path.exists() and not path.suffix:
+        path = RECIPES / f"{name}.yaml"
+        if not path.exists():
+            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+            raise InputError(f"no recipe {name!r}: give a YAML file, or one of {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the config file {name}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not UTF-8 text"
+        raise InputError(f"{name}{where}: not valid YAML ({problem})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{name}: a recipe is a list of `setting: value` lines")
+    return content
+
+
+def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:
+    """Raise `InputError` for a key that is no setting or a value of another type. (TrlParser takes any value.)"""
+    actions = parser.actions()
+    for key, value in values.items():
+        if key not in actions:
+            close = difflib.get_close_matches(str(key), list(actions), n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise InputError(f"{source}: unknown setting {key!r}{hint}")
+        if value is None:
+            continue
+        action = actions[key]
+        items = value if action.nargs == "+" and isinstance(value, list) else [value]
+        if not all(_fits(item, action.type) for item in items):
+            wanted = {int: "a whole number", float: "a number", string_to_bool: "true or false"}.get(
+                action.type, "text"
+            )
+            wanted = f"a list ({wanted})" if action.nargs == "+" else wanted
+            raise InputError(f"{source}: {key} is {value!r}, but it must be {wanted}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, str):  # argparse converts text, also that of defaults
+        try:
+            (kind or str)(value)
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            return False
+        return True
+    if isinstance(value, bool) or kind is string_to_bool:
+        return isinstance(value, bool) and kind is string_to_bool
+    if kind is int:
+        return isinstance(value, int)
+    if kind is float:
+        return isinstance(value, (int, float))
+    # text and union fields: transformers reads numbers, and dicts written in YAML, in some of them
+    return isinstance(value, (dict, list)) or (kind is not str and isinstance(value, (int, float)))
+
+
+def base_recipe(given: dict[str, Any]) -> str | None:
+    """The recipe that fills in what was not given: that of the task, if it has one."""
+    name = str(given.get("task", "stories"))
+    return name if (RECIPES / f"{name}.yaml").is_file() else None
+
+
+def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
+    """Settings from flags, `--config` and, without `--config`, the recipe of the task.
+
+    Args:
+        argv (`list[str]`): Flags after `sasr train`.
+        defaults (`dict`, *optional*): Values that any recipe or flag overrides and that replace the task's recipe, such
+            as those of the run that is resumed.
+    """
+    argv, config = _take_config(list(argv))
+    parser = Parser()
+    flags = _given_flags(argv, parser)
+    if config is not None:
+        recipe, source = read_recipe(config), config
+    elif defaults is not None:
+        recipe, source = {}, "config.yaml"
+    else:
+        name = base_recipe(flags)
+        recipe, source = (read_recipe(name), f"recipe {name}") if name else ({}, "")
+    recipe = {**(defaults or {}), **recipe}
+    for name, value in (recipe.pop("env", None) or {}).items():
+        _set_environment(name, value, source)
+    check_values(recipe, parser, source)
+    parser.set_defaults_with_config(**recipe)
+    namespace, rest = parser.parse_known_args(argv)
+    if rest:
+        flag = rest[0].split("=")[0]
+        close = difflib.get_close_matches(flag, [o for a in parser._actions for o in a.option_strings], n=1)
+        raise InputError(f"unknown argument {flag}{f' (did you mean {close[0]}?)' if close else ''}")
+    values = vars(namespace)
+    if values["reward_weights"] is None:
+        values["reward_weights"] = list(_DEFAULT_REWARD_WEIGHTS)
+    given = {key: values[key] for key in values if key in recipe or key in flags}
+    try:
+        task, training, model = (
+            cls(**{f.name: values[f.name] for f in fields(cls) if f.init})
+            for cls in (TaskConfig, SASRConfig, ModelConfig)
+        )
+    except InputError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        # transformers and TRL check their own settings, some in several lines
+        raise InputError(" ".join(str(error).split())) from None
+    return Settings(training, task, model, given)
+
+
+def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
+    config = None
+    rest = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == "--config":
+            config = next(arguments, None)
+            if config is None:
+                raise InputError("--config needs a recipe: a YAML file or the name of one")
+        elif argument.startswith("--config="):
+            config = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return rest, config
+
+
+def _given_flags(argv: list[str], parser: Parser) -> dict[str, Any]:
+    """The settings that flags name, with their values."""
+    probe = Parser()
+    for action in probe._actions:
+        action.default = argparse.SUPPRESS
+    namespace, _ = probe.parse_known_args(argv)
+    return vars(namespace)
+
+
+def _set_environment(name: str, value: Any, source: str) -> None:
+    import os
+
+    if not isinstance(value, (str, int, float)):
+        raise InputError(f"{source}: env: {name} is {value!r}, but it must be text")
+    os.environ[str(name)] = str(value)

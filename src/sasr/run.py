@@ -1,0 +1,249 @@
+"""One run of `sasr train`, from settings to a trained model: check, load, examine, train, examine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from transformers import PrinterCallback, ProgressCallback
+
+from . import checkpoints
+from .callbacks import Exams, RunCallback, StopRequest, exam_line
+from .config import SASRConfig, TaskConfig
+from .demonstrations import tokenize_prompts
+from .errors import InputError
+from .live import LiveView
+from .models import check_model, load_model, load_tokenizer
+from .parsing import Settings
+from .tasks import get_task
+from .tasks.base import Row, Task, hold_out
+from .tasks.loading import as_conversation, load_rows
+
+CONFIG_FILE = "config.yaml"
+_INITIAL_MODEL = "initial_model"
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints, known before torch starts its process group."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def train(settings: Settings, checkpoint: Path | None) -> int:
+    """Run to the end or to a stop request. Returns the exit status: 0, or 130 / 143 after Ctrl-C / SIGTERM.
+
+    Args:
+        settings ([`Settings`]): What to run.
+        checkpoint (`Path`, *optional*): Where to go on from.
+
+    Raises:
+        [`InputError`]: Whatever the user has to mend; before the model is loaded where that is possible.
+    """
+    args, directory = settings.training, Path(settings.training.output_dir)
+    view = LiveView() if is_main() else None
+    say = view.message if view is not None else (lambda text: None)
+
+    # Everything that can be wrong, cheapest first, before the model.
+    if checkpoint is not None:
+        checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
+    elif is_main():
+        claim(directory)
+    name = settings.model.model_name_or_path
+    if name is None:
+        raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
+    check_model(name)
+    task = get_task(settings.task.task)
+    train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
+    tokenizer_options: dict[str, Any] = {
+        "revision": settings.model.model_revision,
+        "trust_remote_code": args.trust_remote_code,
+        "tokenizer_texts": _texts(task),
+    }
+    tokenizer = load_tokenizer(name, **tokenizer_options)
+    if tokenizer.chat_template is not None:
+        train_rows, demonstration_rows, exam_rows = (
+            [row if isinstance(row["prompt"], list) else as_conversation(row) for row in rows]
+            for rows in (train_rows, demonstration_rows, exam_rows)
+        )
+    elif any(isinstance(row["prompt"], list) for row in train_rows):
+        raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
+    check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
+
+    if is_main():
+        checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+    say(f"{len(train_rows)} training rows, {len(exam_rows)} held out; run directory {directory}")
+    model, tokenizer = load_model(
+        name,
+        dtype=settings.model.dtype,
+        attn_implementation=settings.model.attn_implementation,
+        seed=args.seed,
+        **tokenizer_options,
+    )
+    trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    exams = Exams(task, exam_rows, settings.task.exam_samples, directory, view)
+    with StopRequest(say) as stop:
+        trainer.add_callback(RunCallback(trainer, exams, stop, directory, view))
+        try:
+            exams.take("initial", trainer)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finished = trainer.state.global_step >= trainer.state.max_steps
+            if finished:
+                exams.take("final", trainer)
+                trainer.save_model(str(directory))
+        finally:
+            if view is not None:
+                view.stop()
+    if not finished:
+        say(
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, nothing is lost; go on with: "
+            f"sasr train --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
+        )
+        return 128 + (stop.signal or 2)
+    for label, result in exams.results.items():
+        say(exam_line(label, result))
+    counts = trainer.counts
+    say(
+        f"done: {counts['sft_steps']} SFT and {counts['grpo_steps']} GRPO steps, {counts['rollout_tokens']} rollout "
+        f"tokens; model, metrics.jsonl and exam.json are in {directory}"
+    )
+    return 0
+
+
+def claim(directory: Path) -> None:
+    """Make the output directory. Raises `InputError` if it has contents or cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            again = " or go on with --resume_from_checkpoint" if checkpoints.last_checkpoint(directory) else ""
+            raise InputError(f"output_dir {directory} is not empty: choose another{again}")
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
+
+
+def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list[Row], list[Row], list[Row]]:
+    """(training rows, rows of a separate demonstration file, held-out rows). Raises `InputError` for a task that lacks
+    what the schedule needs."""
+    generated = config.data is None and hasattr(task, "generate")
+    if generated:
+        count = config.train_rows or task.num_train
+        rows = task.generate(count, args.seed, "train")
+        held_out = task.generate(config.exam_rows, args.seed, "test") if config.exam_rows else []
+    else:
+        rows = load_rows(task, config.data, "train")
+        held_out = []
+    if config.exam_data is not None:
+        held_out = hold_out(load_rows(task, config.exam_data, "test"), config.exam_rows)[1]
+    elif not generated and config.exam_rows:
+        verifiable = [row for row in rows if row.get("answer") is not None]
+        # The exam may not eat up a small dataset: a tenth of it at most.
+        chosen = hold_out(verifiable, min(config.exam_rows, max(len(verifiable) // 10, 1)))[1] if verifiable else []
+        asked = {repr(row["prompt"]) for row in chosen}
+        rows, held_out = [row for row in rows if repr(row["prompt"]) not in asked], chosen
+    if config.train_rows is not None:
+        rows = rows[: config.train_rows]
+    if config.demonstration_rows is not None:
+        kept = config.demonstration_rows
+        rows = [row if i < kept else {**row, "completion": None} for i, row in enumerate(rows)]
+    demonstrations = load_rows(task, config.demonstrations, "train") if config.demonstrations else []
+    if not rows:
+        raise InputError("no training rows are left: give more data, or fewer exam_rows")
+    uses_sft, uses_grpo = args.build_schedule().uses(
+        args.sft_warmup_steps, max(args.max_steps, args.sft_warmup_steps + 1)
+    )
+    if uses_sft and not any(row.get("completion") for row in demonstrations or rows):
+        raise InputError(
+            f"task {task.name} has no demonstrations, but there are SFT steps: add completions, or use grpo"
+        )
+    if uses_grpo and not any(row.get("answer") is not None for row in rows):
+        raise InputError(
+            f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"
+        )
+    return rows, demonstrations, [row for row in held_out if row.get("answer") is not None]
+
+
+def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> None:
+    """Raise `InputError` for the first prompt that is longer than `max_prompt_length`."""
+    if args.max_prompt_length is None:
+        return
+    options = args.chat_template_kwargs or {}
+    for row, ids in zip(rows, tokenize_prompts([row["prompt"] for row in rows], tokenizer, **options), strict=True):
+        if len(ids) > args.max_prompt_length:
+            text = " ".join(str(row["prompt"]).split())[:60]
+            raise InputError(
+                f"a prompt has {len(ids)} tokens, more than max_prompt_length ({args.max_prompt_length}): raise the "
+                f"limit or drop the row that begins {text!r}"
+            )
+
+
+def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstration_rows, directory: Path):
+    """The trainer of a run, silent: the live view shows what happens."""
+    from trl import get_peft_config
+
+    from .trainer import SASRTrainer
+
+    args = settings.training
+    path = getattr(model.config, "_name_or_path", "")
+    if not Path(path).is_dir() and (str(path).endswith(".gguf") or not path or path.startswith("tiny-")):
+        # TRL loads the reference model, and a user the starting point, by path: models made here get one.
+        start = directory / _INITIAL_MODEL
+        if is_main() and not start.is_dir():
+            model.save_pretrained(start)
+            tokenizer.save_pretrained(start)
+        model.config._name_or_path = str(start)
+    trainer = SASRTrainer(
+        model=model,
+        reward_funcs=task.reward_funcs(),
+        args=args,
+        train_dataset=_dataset(rows),
+        demonstration_dataset=_dataset(demonstration_rows) if demonstration_rows else None,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(settings.model),
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def _dataset(rows: list[Row]) -> Dataset:
+    columns = sorted({key for row in rows for key in row})
+    return Dataset.from_list([{key: row.get(key) for key in columns} for row in rows])
+
+
+def _texts(task: Task) -> list[str] | None:
+    return task.vocabulary_texts() if hasattr(task, "vocabulary_texts") else None
+
+
+def config_text(settings: Settings) -> str:
+    """`config.yaml`: all that was given or that is sasr's own, so that `sasr train --config` runs it again."""
+    values = dict(settings.given)
+    for group in (settings.task, settings.model, settings.training):
+        own = SASRConfig.__annotations__ if group is settings.training else group.__dataclass_fields__
+        for key in own:
+            values.setdefault(key, getattr(group, key))
+    values["seed"] = settings.training.seed
+    for key in ("output_dir", "resume_from_checkpoint"):
+        values.pop(key, None)
+    for key in ("data", "demonstrations", "exam_data", "model_name_or_path"):
+        if values.get(key) and Path(str(values[key])).exists():
+            values[key] = str(Path(str(values[key])).resolve())
+    values = {k: v for k, v in values.items() if v is not None}
+    versions = ", ".join(f"{package} {version(package)}" for package in ("sasr", "trl", "transformers", "torch"))
+    command = shlex.join(["sasr", *sys.argv[1:]])
+    header = f"# {command}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
+    return header + yaml.safe_dump(_plain(values), sort_keys=True, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,125 @@
+"""What a task is: rows, a reward, an answer check, a held-out split.
+
+A task turns records of a published dataset into rows
+
+    {"prompt": str, "completion": str | None, "answer": str | None, "difficulty": int | None}
+
+and judges a completion against a row's answer. Nothing here knows the trainer, torch or a tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the answer check says of one completion.
+
+    Args:
+        correct (`bool`): The final answer is right.
+        well_formed (`bool`): The completion has the format that the task asks for.
+        failure (`str` or `None`): Why the verifier could not judge (time-out, crash). Then `correct` is `False`, and
+            the completion is to be counted apart from wrong answers.
+    """
+
+    correct: bool
+    well_formed: bool
+    failure: str | None = None
+
+
+class Task(ABC):
+    """Base class of all tasks. A new task is one file with one subclass, and one line in `tasks/__init__.py`.
+
+    Class attributes:
+        name: What `--task` calls it.
+        default_data: Dataset on the Hub (`owner/name` or `owner/name:config`) when no file is given; `None` for tasks
+            that generate their rows or need a file.
+    """
+
+    name: ClassVar[str]
+    default_data: ClassVar[str | None] = None
+
+    @abstractmethod
+    def to_row(self, record: Mapping[str, Any]) -> Row:
+        """One record in the dataset's published schema as a row. Raises `InputError` naming the missing field."""
+
+    @abstractmethod
+    def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge the text of one completion against `row["answer"]`. Never raises on model output."""
+
+    @abstractmethod
+    def well_formed(self, completion: str) -> bool:
+        """Whether the completion has the format that the task asks for, right or wrong. Fast, never raises."""
+
+    def hub_query(self, config: str | None, split: str) -> tuple[str | None, str]:
+        """Configuration and split to ask the Hub for, given what follows the colon in `owner/name:config` and
+        `"train"` or `"test"`. For datasets that lay out their splits differently."""
+        return config, split
+
+    def check_all(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        """Judge many; a task whose verifier can batch overrides this."""
+        return [self.check(completion, row) for completion, row in zip(completions, rows, strict=True)]
+
+    def reward_funcs(self) -> list[Callable[..., list[float | None]]]:
+        """Rewards in TRL's form, in this order: correctness, format. A completion that the verifier could not judge
+        gets `None` for correctness (TRL leaves it out of the mean) and is counted in the metric `verifier_failures`."""
+        return [_Correctness(self), _Format(self)]
+
+
+class _Reward:
+    def __init__(self, task: Task):
+        self.task = task
+
+    def verdicts(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Verdict]:
+        lists = {key: value for key, value in columns.items() if isinstance(value, list)}
+        rows = [{key: value[i] for key, value in lists.items()} for i in range(len(completions))]
+        return self.task.check_all([text_of(completion) for completion in completions], rows)
+
+
+class _Correctness(_Reward):
+    __name__ = "correctness"
+
+    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
+        verdicts = self.verdicts(completions, columns)
+        log_metric = columns.get("log_metric")
+        if log_metric is not None:
+            log_metric("verifier_failures", float(sum(v.failure is not None for v in verdicts)))
+        return [None if v.failure is not None else float(v.correct) for v in verdicts]
+
+
+class _Format(_Reward):
+    __name__ = "format"
+
+    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
+        return [float(self.task.well_formed(text_of(completion))) for completion in completions]
+
+
+def text_of(value: Any) -> str:
+    """The text of a prompt or completion, standard (`str`) or conversational (list of messages)."""
+    if isinstance(value, str):
+        return value
+    return "\n".join(str(message.get("content") or "") for message in value)
+
+
+def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """Split rows into (train, held-out) by a hash of the prompt: the same for every seed and row order, and no
+    prompt on both sides even when the data repeats it."""
+    ranked = sorted({_digest(row["prompt"]) for row in rows})
+    chosen = set(ranked[:count])
+    train = [row for row in rows if _digest(row["prompt"]) not in chosen]
+    held: dict[str, Row] = {}
+    for row in rows:
+        if _digest(row["prompt"]) in chosen:
+            held.setdefault(_digest(row["prompt"]), row)
+    return train, [held[key] for key in ranked[:count]]
+
+
+def _digest(prompt: Any) -> str:
+    return hashlib.sha256(text_of(prompt).encode()).hexdigest()

@@ -1,0 +1,62 @@
+"""GSM8K: grade-school word problems with worked solutions that end in `#### N`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from sasr.errors import InputError
+from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.text import leading_number, normalise_number, one_line, parse_number, required_text
+
+MARK = "####"
+INSTRUCTION = f"Reason step by step, and end with a line of the form `{MARK} <number>`."
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+
+
+class GSM8KTask(Task):
+    """GSM8K in its published schema (`question`, `answer`).
+
+    The demonstration is the worked solution without its `<<...>>` calculator annotations. The answer check compares
+    the number after the last `####` exactly, as decimals. `difficulty` is the number of lines of the solution.
+    """
+
+    name: ClassVar[str] = "gsm8k"
+    default_data: ClassVar[str | None] = "openai/gsm8k:main"
+
+    def to_row(self, record: Mapping[str, Any]) -> Row:
+        question, solution = required_text(record, "question", "answer")
+        steps, mark, final = _CALCULATOR.sub("", solution).rpartition(MARK)
+        answer = normalise_number(final)
+        if not mark or answer is None:
+            raise InputError(
+                f"field 'answer' must be a worked solution that ends in `{MARK} <number>`,"
+                f" not {one_line(repr(solution[-60:]))}"
+            )
+        lines = [line.strip() for line in steps.splitlines() if line.strip()]
+        return {
+            "prompt": f"{question.strip()}\n\n{INSTRUCTION}\n",
+            "completion": "\n".join([*lines, f"{MARK} {answer}"]),
+            "answer": answer,
+            "difficulty": len(lines),
+        }
+
+    def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        expected = row.get("answer")
+        written = final_number(completion)
+        correct = expected is not None and written is not None and written == parse_number(expected)
+        return Verdict(correct=correct, well_formed=self.well_formed(completion))
+
+    def well_formed(self, completion: str) -> bool:
+        if completion.count(MARK) != 1:
+            return False
+        last = completion.rstrip().rpartition("\n")[2].strip()
+        return last.startswith(MARK) and parse_number(last[len(MARK) :]) is not None
+
+
+def final_number(completion: str) -> Decimal | None:
+    """The number that follows the last `####`, on the same line; `None` when there is none."""
+    _, mark, rest = completion.rpartition(MARK)
+    return leading_number(rest.partition("\n")[0]) if mark else None

@@ -1,0 +1,88 @@
+r"""MATH: competition problems whose answer is an expression in `\boxed{}`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sasr.errors import InputError
+from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.math_worker import MathVerifier
+from sasr.tasks.text import count_boxed, keep_last_boxed, last_boxed, one_line, required_text, squeeze
+
+INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."
+# No answer of the dataset comes near; a longer expression is wrong, and is not worth a worker's time.
+LONGEST_ANSWER = 1000
+_LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;:]|\$")
+
+
+class MathTask(Task):
+    r"""MATH in its published schema (`problem`, `level`, `type`, `solution`).
+
+    The answer is what the last `\boxed{}` holds. Answers that are not written alike are compared by math-verify in a
+    separate process that is killed when it takes too long; such a completion has a `failure`, and is not counted as
+    wrong. The demonstration keeps only the last `\boxed{}` of a solution that has several. `difficulty` is the level.
+
+    Args:
+        timeout (`float`, *optional*, defaults to 5.0): Seconds that the comparison of one answer may take.
+    """
+
+    name: ClassVar[str] = "math"
+    # `hendrycks/competition_math` was taken down and `EleutherAI/hendrycks_math` has one configuration per subject;
+    # this copy has all subjects, 7,500 rows to train and 5,000 to test.
+    default_data: ClassVar[str | None] = "DigitalLearningGmbH/MATH-lighteval"
+
+    def __init__(self, timeout: float = 5.0):
+        self.verifier = MathVerifier(timeout)
+
+    def to_row(self, record: Mapping[str, Any]) -> Row:
+        problem, solution = required_text(record, "problem", "solution")
+        answer = last_boxed(solution)
+        if not answer:
+            raise InputError(
+                rf"field 'solution' must have its answer in \boxed{{}}, unlike {one_line(repr(solution[-60:]))}"
+            )
+        level = re.search(r"[0-9]+", str(record.get("level", "")))
+        return {
+            "prompt": f"{problem.strip()}\n\n{INSTRUCTION}\n",
+            "completion": keep_last_boxed(solution.strip()),
+            "answer": answer,
+            "difficulty": int(level.group()) if level else None,
+        }
+
+    def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        return self.check_all([completion], [row])[0]
+
+    def check_all(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        pairs: list[tuple[str, str]] = []
+        decided: list[bool | None] = []
+        for completion, row in zip(completions, rows, strict=True):
+            pair = (row.get("answer") or "", last_boxed(completion) or "")
+            pairs.append(pair)
+            decided.append(_decide(*pair))
+        undecided = [pair for pair, known in zip(pairs, decided, strict=True) if known is None]
+        if undecided and importlib.util.find_spec("math_verify") is None:
+            raise InputError("task math: the package math-verify is missing; install it with `pip install math-verify`")
+        judged = self.verifier.verify_all(undecided)
+        verdicts = []
+        for completion, pair, known in zip(completions, pairs, decided, strict=True):
+            correct, failure = judged[pair] if known is None else (known, None)
+            verdicts.append(Verdict(correct, self.well_formed(completion), failure))
+        return verdicts
+
+    def well_formed(self, completion: str) -> bool:
+        return count_boxed(completion) == 1 and bool(last_boxed(completion))
+
+
+def _decide(expected: str, written: str) -> bool | None:
+    """The verdict where it needs no mathematics, else `None`."""
+    if not expected or not written or len(written) > LONGEST_ANSWER:
+        return False
+    return True if _normalise(expected) == _normalise(written) else None
+
+
+def _normalise(latex: str) -> str:
+    text = _LAYOUT.sub("", latex).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return squeeze(text).rstrip(".")

@@ -1,0 +1,169 @@
+"""Short stories about quantities, generated without end: the task that needs no data."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from sasr.errors import InputError
+from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.text import parse_number, required_text
+
+MARK = "####"
+NAMES = ("Tom", "Ann", "Ben", "Eve", "Sam", "Mia", "Leo", "Zoe")
+ITEMS = ("apples", "pens", "coins", "books", "cards", "shells", "stamps", "nuts")
+# Who acts decides the sign of "gives", so a solver has to read the names and not only the verb.
+SENTENCES = {
+    "+": ("{other} gives {owner} {n} {items}.", "{owner} buys {n} {items}.", "{owner} finds {n} {items}."),
+    "-": ("{owner} gives {other} {n} {items}.", "{owner} sells {n} {items}.", "{owner} loses {n} {items}."),
+    "*": ("Then {owner} has {n} times as many.",),
+    "/": ("{owner} keeps 1 of {n} equal parts.",),
+}
+LARGEST = 99
+_START = "{owner} has {n} {items}."
+_QUESTION = "How many {items} does {owner} have?"
+_STEP = re.compile(r"([0-9]{1,6})([-+*/])([0-9]{1,6})=([0-9]{1,6})\.")
+_SOLUTION = re.compile(rf"(?:{_STEP.pattern})+{MARK}([0-9]{{1,6}})")
+_HELD_OUT_OF_TEN = 2
+# So many stories in a row without a new one mean that (nearly) all have been told.
+_PATIENCE = 20_000
+
+
+class StoriesTask(Task):
+    """Generated stories of a few steps, each step an addition, subtraction, multiplication or division, with the
+    arithmetic as the demonstration: `12 + 7 = 19 . 19 - 5 = 14 . 14 * 2 = 28 . #### 28`.
+
+    All numbers are between 0 and 99. A hash of the question decides which split a story belongs to, so no question
+    is in both splits whatever the seeds and sizes. The checks ignore spaces, which word-level tokenizers do not keep.
+
+    Args:
+        num_train (`int`, *optional*, defaults to 4000): Training rows to generate when no count is given.
+        num_held_out (`int`, *optional*, defaults to 500): Held-out rows to generate when no count is given.
+        seed (`int`, *optional*, defaults to 0): Which stories, when no seed is given.
+        steps (`int`, *optional*, defaults to 3): Steps per story.
+    """
+
+    name: ClassVar[str] = "stories"
+
+    def __init__(self, num_train: int = 4000, num_held_out: int = 500, seed: int = 0, steps: int = 3):
+        for setting, value in (("num_train", num_train), ("num_held_out", num_held_out), ("steps", steps)):
+            if value < 1:
+                raise InputError(f"task stories: {setting} must be 1 or more, not {value}")
+        self.num_train = num_train
+        self.num_held_out = num_held_out
+        self.seed = seed
+        self.steps = steps
+
+    def generate(
+        self, count: int | None = None, seed: int | None = None, split: Literal["train", "test"] = "train"
+    ) -> list[Row]:
+        """`count` different stories of one split. The same arguments give the same stories, and a larger count
+        continues a smaller one."""
+        if count is None:
+            count = self.num_train if split == "train" else self.num_held_out
+        rows: dict[str, Row] = {}
+        index = last_new = 0
+        while len(rows) < count:
+            row = self.story(index, self.seed if seed is None else seed)
+            index += 1
+            if row["prompt"] not in rows and split_of(row["prompt"]) == split:
+                rows[row["prompt"]] = row
+                last_new = index
+            elif index - last_new > _PATIENCE:
+                raise InputError(
+                    f"task stories: only {len(rows)} different stories of {self.steps} step(s) found for split"
+                    f" '{split}', not {count}; ask for fewer or for more steps"
+                )
+        return list(rows.values())
+
+    def story(self, index: int, seed: int) -> Row:
+        """Story number `index` of `seed`, of either split."""
+        rng = random.Random(f"{seed}/{self.steps}/{index}")
+        owner, other = rng.sample(NAMES, 2)
+        words = {"owner": owner, "other": other, "items": rng.choice(ITEMS)}
+        total = rng.randint(2, 30)
+        sentences, steps = [_START.format(n=total, **words)], []
+        for _ in range(self.steps):
+            sign, n = rng.choice(_possible(total, rng))
+            result = {"+": total + n, "-": total - n, "*": total * n, "/": total // n}[sign]
+            sentences.append(rng.choice(SENTENCES[sign]).format(n=n, **words))
+            steps.append(f"{total} {sign} {n} = {result} .")
+            total = result
+        return {
+            "prompt": " ".join([*sentences, _QUESTION.format(**words)]),
+            "completion": " ".join([*steps, f"{MARK} {total}"]),
+            "answer": str(total),
+            "difficulty": self.steps,
+        }
+
+    def vocabulary_texts(self) -> list[str]:
+        """Texts that together have every word, sign and number of any story or solution, each with the spaces around
+        it that it has there: enough to build a tokenizer of words and digits."""
+        texts = []
+        for i, owner in enumerate(NAMES):
+            words = {"owner": owner, "other": NAMES[i - 1], "items": ITEMS[i % len(ITEMS)]}
+            patterns = [_START, *(text for group in SENTENCES.values() for text in group), _QUESTION]
+            texts.append(" ".join(pattern.format(n=i, **words) for pattern in patterns))
+        for n in range(LARGEST + 1):
+            texts.append(" ".join(f"{n} {sign} {n} = {n} ." for sign in SENTENCES) + f" {MARK} {n}")
+        return texts
+
+    def to_row(self, record: Mapping[str, Any]) -> Row:
+        prompt, completion, answer = required_text(record, "prompt", "completion", "answer")
+        difficulty = record.get("difficulty")
+        return {"prompt": prompt, "completion": completion, "answer": answer, "difficulty": difficulty}
+
+    def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        expected = row.get("answer")
+        _, mark, rest = completion.rpartition(MARK)
+        written = parse_number(_compact(rest)) if mark else None
+        correct = expected is not None and written is not None and written == parse_number(expected)
+        return Verdict(correct=correct, well_formed=self.well_formed(completion))
+
+    def well_formed(self, completion: str) -> bool:
+        return _SOLUTION.fullmatch(_compact(completion)) is not None
+
+    def steps_valid(self, completion: str) -> bool:
+        """Whether the completion is well-formed and every step that it writes is true, starts from the result of the
+        step before, and leads to the final answer. A right answer without this is right for the wrong reason."""
+        text = _compact(completion)
+        solution = _SOLUTION.fullmatch(text)
+        if solution is None:
+            return False
+        previous = None
+        for left, sign, right, result in _STEP.findall(text):
+            a, b, c = int(left), int(right), int(result)
+            if previous is not None and a != previous:
+                return False
+            # Division must leave no remainder, hence the product.
+            true = {"+": a + b == c, "-": a - b == c, "*": a * b == c, "/": b != 0 and b * c == a}[sign]
+            if not true:
+                return False
+            previous = c
+        return previous == int(solution[solution.lastindex or 0])
+
+
+def split_of(question: str) -> str:
+    """The split, `"train"` or `"test"`, that a question belongs to, decided by its hash alone."""
+    return "test" if hashlib.sha256(question.encode()).digest()[0] % 10 < _HELD_OUT_OF_TEN else "train"
+
+
+def _possible(total: int, rng: random.Random) -> list[tuple[str, int]]:
+    """One operand per sign that keeps the total a whole number from 0 to 99."""
+    choices = []
+    if total + 9 <= LARGEST:
+        choices.append(("+", rng.randint(1, 9)))
+    if total >= 1:
+        choices.append(("-", rng.randint(1, min(9, total))))
+        factors = [n for n in (2, 3) if total * n <= LARGEST]
+        divisors = [n for n in (2, 3) if total % n == 0]
+        choices += [("*", rng.choice(factors))] if factors else []
+        choices += [("/", rng.choice(divisors))] if divisors else []
+    return choices
+
+
+def _compact(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,137 @@
+"""Parsers that several tasks share: numbers, `\\boxed{}` expressions, spaces. None of them raises on any text, and
+each is linear in its length, because they run on whatever a model wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from sasr.errors import InputError
+
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?) ?\\?\$? ?(?P<inner>-?)"
+    r"(?P<value>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r" ?\\?%?"
+)
+_BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+# A space between two letters or digits separates ("1 2", "new york"); any other space is layout.
+_LAYOUT_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
+
+
+def _to_decimal(match: re.Match[str]) -> Decimal | None:
+    if match["sign"] and match["inner"]:
+        return None
+    value = Decimal(match["value"].replace(",", ""))
+    # copy_negate is exact; the operator `-` rounds to the context's 28 digits.
+    return value.copy_negate() if "-" in (match["sign"], match["inner"]) else value
+
+
+def parse_number(text: str) -> Decimal | None:
+    """The exact value of a text that is one number, else `None`. Thousands commas, `$`, `%` and a final period are
+    tolerated; exponents and fractions are not numbers here."""
+    cleaned = text.strip().replace("\u2212", "-").rstrip(". ")
+    match = _NUMBER.fullmatch(cleaned)
+    return _to_decimal(match) if match else None
+
+
+def leading_number(text: str) -> Decimal | None:
+    """The number that `text` starts with, if nothing else in the text could be meant: `18 dollars` is 18, while
+    `18 / 2`, `18.5.1` and `5 or 6` are `None`."""
+    cleaned = text.strip().replace("\u2212", "-")
+    match = _NUMBER.match(cleaned)
+    if not match:
+        return None
+    rest = cleaned[match.end() :]
+    if re.match(r"[^\W_]|[/^*]", rest) or re.search(r"[0-9]", rest):
+        return None
+    return _to_decimal(match)
+
+
+def normalise_number(text: str) -> str | None:
+    """`$1,200.0` as `1200`; `None` when the text is not one number."""
+    value = parse_number(text)
+    if value is None:
+        return None
+    digits = format(value, "f")
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    return "0" if digits in ("-0", "") else digits
+
+
+def _boxed_span(text: str, end_of_command: int) -> tuple[int, int, int] | None:
+    """(start of the content, end of the content, end of the expression) of the box whose command ends there."""
+    opening = end_of_command
+    while opening < len(text) and text[opening].isspace():
+        opening += 1
+    if opening == len(text):
+        return None
+    if text[opening] != "{":
+        # `\boxed 5$`, which a few published solutions use.
+        match = re.compile(r"[^\s$]+").match(text, opening)
+        return (opening, match.end(), match.end()) if match and opening > end_of_command else None
+    depth, i = 0, opening
+    while i < len(text):
+        if text[i] == "\\":
+            i += 2  # an escaped brace does not count
+            continue
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return opening + 1, i, i + 1
+        i += 1
+    return None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{...}` (or `\fbox{...}`), braces balanced; `None` when there is none or the last one
+    is never closed."""
+    ends = [command.end() for command in _BOXED.finditer(text)]
+    span = _boxed_span(text, ends[-1]) if ends else None
+    return text[span[0] : span[1]].strip() if span else None
+
+
+def count_boxed(text: str) -> int:
+    r"""How many `\boxed` or `\fbox` commands the text has."""
+    return sum(1 for _ in _BOXED.finditer(text))
+
+
+def keep_last_boxed(text: str) -> str:
+    r"""The text with every `\boxed{x}` but the last written as `x`."""
+    commands = list(_BOXED.finditer(text))
+    for command in reversed(commands[:-1]):
+        span = _boxed_span(text, command.end())
+        if span:
+            text = text[: command.start()] + text[span[0] : span[1]] + text[span[2] :]
+    return text
+
+
+def squeeze(text: str) -> str:
+    """The text without spaces, except those that separate two words or numbers, which become one space."""
+    return _LAYOUT_SPACE.sub("", " ".join(text.split()))
+
+
+def one_line(value: object, limit: int = 300) -> str:
+    """Any value as part of a one-line message."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def required(record: Mapping[str, Any], *fields: str) -> list[Any]:
+    """The values of `fields`, or an `InputError` that names the first one the record lacks."""
+    for field in fields:
+        if record.get(field) is None:
+            have = ", ".join(str(key) for key in record) or "none"
+            raise InputError(
+                f"record has no field '{field}' (its fields: {one_line(have)}); needed: {', '.join(fields)}"
+            )
+    return [record[field] for field in fields]
+
+
+def required_text(record: Mapping[str, Any], *fields: str) -> list[str]:
+    """Like `required`, for fields that must be non-blank strings."""
+    values = required(record, *fields)
+    for field, value in zip(fields, values, strict=True):
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"field '{field}' must be a non-empty string, not {one_line(repr(value), 80)}")
+    return values

@@ -1,0 +1,162 @@
+"""The rules, by hand-computed numbers and by property; no torch."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sasr.schedules import SCHEDULES, Grpo, Sasr, Sft, Signals, Static, StepPlan, coin, decide, draw
+from sasr.signals import SignalTracker
+
+norms = st.floats(0, 1e6, allow_nan=False)
+positive = st.floats(1e-6, 1e6)
+
+
+def signals(step=10, u=0.5, last=1.0, warmup=1.0, divergence=None, warmup_steps=5) -> Signals:
+    return Signals(step, 100, warmup_steps, u, last, warmup, divergence)
+
+
+@pytest.mark.parametrize(
+    ("rule", "last", "warmup", "divergence", "expected"),
+    [
+        (Sasr(), 1.0, 1.0, None, 0.5),
+        (Sasr(gamma=3.0), 1.0, 1.0, None, 0.25),  # 1 / (1 + gamma)
+        (Sasr(), 0.5, 2.0, None, 0.2),  # 0.5 / (0.5 + 2)
+        (Sasr(gamma=0.5), 3.0, 2.0, None, 0.75),  # 3 / (3 + 0.5 * 2)
+        (Sasr(divergence_weight=0.5, divergence_target=0.1), 1.0, 2.0, 0.3, 1.75 / 2.75),  # s = .5 * .5 + .5 * 3
+        (Sasr(divergence_weight=1.0, divergence_target=0.2), 9.0, 1.0, 0.1, 0.5 / 1.5),  # the norm has no weight
+        (Sasr(divergence_weight=1.0, divergence_target=0.2), None, None, 0.2, 0.5),
+        (Sasr(divergence_weight=0.5), 1.0, 1.0, -0.01, 0.5 / 1.5),  # a noisy estimate below 0 counts as 0
+        (Sasr(), 0.0, 1.0, None, 0.0),
+        (Sasr(), 1.0, 0.0, None, 1.0),  # the limit of a vanishing warm-up norm
+        (Sasr(), 0.0, 0.0, None, 0.0),
+    ],
+)
+def test_sasr_probability_by_hand(rule, last, warmup, divergence, expected):
+    plan = rule.plan(signals(last=last, warmup=warmup, divergence=divergence))
+    assert plan.sft_probability == pytest.approx(expected, rel=1e-12)
+
+
+@given(last=norms, warmup=positive, gamma=positive)
+def test_zero_divergence_weight_is_the_gradient_norm_rule(last, warmup, gamma):
+    """s / (s + gamma) with s = g / g_w is g / (g + gamma * g_w)."""
+    p = Sasr(gamma).probability(signals(last=last, warmup=warmup, divergence=7.0))
+    assert p == pytest.approx(last / (last + gamma * warmup), rel=1e-9)
+    assert 0 <= p <= 1
+
+
+@given(low=norms, high=norms, warmup=positive, gamma=positive, d=st.floats(0, 10), w=st.floats(0, 0.99))
+def test_probability_grows_with_the_norm_and_with_the_divergence(low, high, warmup, gamma, d, w):
+    low, high = sorted((low, high))
+    rule = Sasr(gamma, divergence_weight=w)
+    assert rule.probability(signals(last=low, warmup=warmup, divergence=d)) <= rule.probability(
+        signals(last=high, warmup=warmup, divergence=d)
+    )
+    assert rule.probability(signals(last=low, warmup=warmup, divergence=d)) <= rule.probability(
+        signals(last=low, warmup=warmup, divergence=d + 1)
+    )
+
+
+def test_a_norm_that_was_never_measured_is_an_error_not_pure_grpo():
+    with pytest.raises(ValueError, match="no SFT gradient norm was measured"):
+        Sasr().plan(signals(last=None, warmup=None))
+    with pytest.raises(ValueError, match="no divergence was measured"):
+        Sasr(divergence_weight=0.5).plan(signals(divergence=None))
+
+
+def test_draws_are_uniform_and_a_function_of_seed_and_step():
+    draws = [draw(1, step) for step in range(4000)]
+    assert draws == [draw(1, step) for step in range(4000)]
+    assert draws[:20] != [draw(2, step) for step in range(20)]
+    assert abs(sum(draws) / len(draws) - 0.5) < 0.02
+    for p in (0.1, 0.35, 0.9):
+        share = sum(coin(p, signals(u=u)).sft_weight for u in draws) / len(draws)
+        assert abs(share - p) < 0.03
+
+
+@given(seed=st.integers(0, 2**32), step=st.integers(0, 10**6))
+def test_draw_is_in_the_unit_interval(seed, step):
+    assert 0 <= draw(seed, step) < 1
+
+
+@given(step=st.integers(0, 99), u=st.floats(0, 0.999), warmup_steps=st.integers(1, 50))
+def test_every_schedule_begins_with_the_warmup(step, u, warmup_steps):
+    for name, (cls, _) in SCHEDULES.items():
+        rule = cls(switch_step=60) if name == "static" else cls()
+        plan = decide(rule, signals(step, u, warmup_steps=warmup_steps))
+        if step < warmup_steps:
+            assert plan == StepPlan(1.0, 0.0, 1.0)
+        sft, grpo = rule.uses(warmup_steps, 100)
+        assert not (plan.sft_weight and not sft) and not (plan.grpo_weight and not grpo)
+
+
+def test_static_switches_once():
+    kinds = [decide(Static(switch_step=8), signals(step)).kind for step in range(12)]
+    assert kinds == ["sft"] * 8 + ["grpo"] * 4
+    assert {decide(Sft(), signals(step)).kind for step in range(12)} == {"sft"}
+    assert [decide(Grpo(), signals(step)).kind for step in range(12)] == ["sft"] * 5 + ["grpo"] * 7
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (-1, 1), (1, -0.1)])
+def test_impossible_plan(weights):
+    with pytest.raises(ValueError, match="weights"):
+        StepPlan(*weights, sft_probability=0.5)
+
+
+def test_plan_kinds():
+    assert [StepPlan(*w, 0.5).kind for w in ((1, 0), (0, 1), (0.5, 0.5))] == ["sft", "grpo", "both"]
+
+
+def observed(*values, **settings) -> SignalTracker:
+    tracker = SignalTracker(warmup_steps=4, **settings)
+    for step, value in enumerate(values):
+        tracker.observe_sft_norm(step, value)
+    return tracker
+
+
+def test_warmup_norm_is_the_mean_over_its_last_half():
+    tracker = observed(9.0, 8.0, 3.0, 5.0)
+    assert tracker.warmup_grad_norm == 4.0
+    assert observed(9.0, 8.0, 3.0, 5.0, warmup_norm="last").warmup_grad_norm == 5.0
+    tracker.observe_sft_norm(7, 100.0)  # after the warm-up: only g_last moves
+    assert (tracker.warmup_grad_norm, tracker.sft_grad_norm) == (4.0, 100.0)
+
+
+def test_exponential_mean():
+    assert observed(1.0, 2.0, 4.0, ema=0.5).sft_grad_norm == pytest.approx(0.5 * 1.5 + 0.5 * 4)
+
+
+def test_non_finite_norms_are_ignored():
+    tracker = observed(2.0, math.inf, math.nan, None)
+    assert (tracker.sft_grad_norm, tracker.warmup_grad_norm) == (2.0, 2.0)  # an earlier one, if the last half had none
+    assert observed(2.0, math.inf, math.nan, None, warmup_norm="last").warmup_grad_norm == 2.0
+    assert observed(math.nan, math.nan).sft_grad_norm is None
+    tracker.observe_divergence(math.nan)
+    assert tracker.divergence is None
+
+
+def test_signals_hide_the_warmup_norm_during_the_warmup():
+    tracker = observed(2.0, 3.0)
+    assert tracker.signals(0, 2, 10).warmup_grad_norm is None
+    assert tracker.signals(0, 4, 10).warmup_grad_norm == 3.0
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20), st.floats(0, 0.99))
+def test_tracker_state_round_trip(values, ema):
+    tracker = SignalTracker(8, ema=ema)
+    for step, value in enumerate(values):
+        tracker.observe_sft_norm(step, value)
+    other = SignalTracker(8, ema=ema)
+    other.load_state_dict(tracker.state_dict())
+    assert other == tracker
+
+
+def test_schedules_need_no_torch():
+    """They are to run by the thousand, and inside other frameworks."""
+    code = "import sys, sasr.schedules, sasr.signals; sys.exit('torch' in sys.modules or 'trl' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sasr.errors import InputError
+from sasr.tasks import MathTask
+from sasr.tasks.math_worker import MathVerifier
+
+RECORDS = [
+    {
+        "problem": "If $m$ is a real number and $2x^2+mx+8$ has two distinct real roots, then what are the possible"
+        " values of $m$?  Express your answer in interval notation.",
+        "level": "Level 5",
+        "type": "Algebra",
+        "solution": "The discriminant gives $(m-8)(m+8) > 0$, which implies $m\\in \\boxed{(-\\infty,-8)\\cup"
+        " (8,\\infty)}$.",
+    },
+    {"problem": "Roll?", "level": "Level ?", "type": "Algebra", "solution": "Either \\boxed{1} or \\boxed{\\frac12}."},
+]
+HANG = "9^{9^{9^9}}"
+
+
+@pytest.fixture(scope="module")
+def task():
+    # Ample: the first comparison also warms SymPy up, on a machine that may be busy.
+    task = MathTask(timeout=30)
+    yield task
+    task.verifier.close()
+
+
+def scripted(monkeypatch, body):
+    """A worker that greets and then does `body`."""
+    script = "import sys, os, time\nprint('{\"ready\": true}', flush=True)\n" + body
+    monkeypatch.setattr(MathVerifier, "_command", lambda self: [sys.executable, "-c", script])
+
+
+def test_rows_and_demonstrations_need_no_worker(monkeypatch):
+    monkeypatch.setattr(MathVerifier, "_start", lambda self: pytest.fail("a worker was started"))
+    task = MathTask()
+    rows = [task.to_row(record) for record in RECORDS]
+    assert [row["difficulty"] for row in rows] == [5, None]
+    assert [row["answer"] for row in rows] == [r"(-\infty,-8)\cup (8,\infty)", r"\frac12"]
+    assert rows[1]["completion"] == "Either 1 or \\boxed{\\frac12}."
+    verdicts = task.check_all([row["completion"] for row in rows], rows)
+    assert all(verdict.correct and verdict.well_formed and verdict.failure is None for verdict in verdicts)
+    assert task.check(r"\boxed{ \dfrac12. }", rows[1]).correct
+    assert not task.check(r"\boxed{" + "1+" * 600 + "1}", rows[1]).correct
+    assert not task.check("no box", rows[1]).correct
+    assert not task.check(r"\boxed{5}", {"answer": None}).correct
+    with pytest.raises(InputError, match="'solution' must have its answer"):
+        task.to_row({"problem": "p", "solution": "5"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "written", "correct"),
+    [
+        ("5", "5.0", True),
+        (r"\frac{1}{2}", "0.5", True),
+        (r"2\sqrt{2}", r"\sqrt{8}", True),
+        ("x^2-10x+41", "41 + x^2 - 10x", True),
+        (r"\text{Friday}", "Friday", True),
+        ("5", "6", False),
+        ("5", "5, 6", False),
+        ("5", "{" * 10 + "}" * 10, False),
+    ],
+)
+def test_equal_expressions(task, answer, written, correct):
+    verdict = task.check(rf"so \boxed{{{written}}}", {"answer": answer})
+    assert (verdict.correct, verdict.failure) == (correct, None)
+
+
+def test_well_formed():
+    assert MathTask().well_formed(r"\boxed{5}")
+    for text in (r"\boxed{5} \boxed{5}", r"\boxed{5", r"\boxed{}", "5"):
+        assert not MathTask().well_formed(text)
+
+
+def test_batch_asks_each_pair_once(task, monkeypatch):
+    asked = []
+    verify = task.verifier.verify
+    monkeypatch.setattr(task.verifier, "verify", lambda *pair: asked.append(pair) or verify(*pair))
+    texts = [r"\boxed{3+2}", r"\boxed{7}", r"\boxed{3+2}", r"\boxed{5}", "none"]
+    verdicts = task.check_all(texts, [{"answer": "5"}] * 5)
+    assert [verdict.correct for verdict in verdicts] == [True, False, True, True, False]
+    assert asked == [("5", "3+2"), ("5", "7")]
+
+
+def test_real_hang_is_a_timeout_and_the_next_item_is_judged():
+    task = MathTask(timeout=30)
+    assert task.check(r"\boxed{3+2}", {"answer": "5"}).correct
+    hung = task.verifier._process
+    task.verifier.timeout = 0.5
+    begin = time.monotonic()
+    verdict = task.check(rf"\boxed{{{HANG}}}", {"answer": "5"})
+    assert (verdict.correct, verdict.failure, verdict.well_formed) == (False, "timeout", True)
+    assert time.monotonic() - begin < 10 and hung.poll() is not None
+    task.verifier.timeout = 30
+    assert task.check(r"\boxed{3+2}", {"answer": "5"}).correct
+    task.verifier.close()
+
+
+def test_hanging_worker_from_a_thread(monkeypatch):
+    scripted(monkeypatch, "time.sleep(600)")
+    task, results = MathTask(timeout=0.2), []
+    threads = [
+        threading.Thread(target=lambda: results.append(task.check(r"\boxed{3+2}", {"answer": "5"}))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert [verdict.failure for verdict in results] == ["timeout"] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("sys.stdin.readline(); os._exit(3)", "exited with status 3"),
+        ("sys.stdin.readline(); os.kill(os.getpid(), 11)", "died of signal 11"),
+        ("sys.stdin.readline(); print('rubbish', flush=True)", "crash: "),
+    ],
+)
+def test_crash_is_a_failure(monkeypatch, body, message):
+    scripted(monkeypatch, body)
+    verdict = MathTask(timeout=20).check(r"\boxed{3+2}", {"answer": "5"})
+    assert not verdict.correct and verdict.failure.startswith("crash: ") and message in verdict.failure
+
+
+def test_worker_that_cannot_start(monkeypatch):
+    monkeypatch.setattr(MathVerifier, "_command", lambda self: [sys.executable, "-c", "raise SystemExit(4)"])
+    assert "status 4" in MathTask().check(r"\boxed{3+2}", {"answer": "5"}).failure
+    monkeypatch.setattr(MathVerifier, "_command", lambda self: ["/nonexistent/python"])
+    assert MathTask().check(r"\boxed{3+2}", {"answer": "5"}).failure.startswith("crash: ")
+
+
+def test_failures_are_no_reward_and_are_counted(monkeypatch):
+    scripted(monkeypatch, "time.sleep(600)")
+    correctness, form = MathTask(timeout=0.1).reward_funcs()
+    metrics = {}
+    columns = {"answer": ["5", "5"], "log_metric": metrics.__setitem__}
+    completions = [r"\boxed{3+2}", r"\boxed{5}"]
+    assert correctness(["p", "p"], completions, **columns) == [None, 1.0]
+    assert metrics == {"verifier_failures": 1.0}
+    assert form(["p", "p"], completions, **columns) == [1.0, 1.0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_child_starts_its_own_worker(task):
+    assert task.check(r"\boxed{3+2}", {"answer": "5"}).correct
+    worker = task.verifier._process
+    with task.verifier._lock:  # as if another thread were waiting for a reply
+        child = os.fork()
+        if child == 0:
+            good = task.check(r"\boxed{4+1}", {"answer": "5"}).correct and task.verifier._process.pid != worker.pid
+            task.verifier.close()
+            os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert worker.poll() is None and task.check(r"\boxed{1+4}", {"answer": "5"}).correct
+    assert task.verifier._process is worker
+
+
+def test_worker_ends_with_its_parent():
+    script = (
+        "from sasr.tasks import MathTask\ntask = MathTask(30)\n"
+        "assert task.check(r'\\boxed{3+2}', {'answer': '5'}).correct\nprint(task.verifier._process.pid)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_missing_math_verify(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install math-verify"):
+        MathTask().check(r"\boxed{3+2}", {"answer": "5"})
+
+
+def test_tasks_can_be_copied(task):
+    assert pickle.loads(pickle.dumps(task)).verifier.timeout == 30
