@@ -10,8 +10,8 @@ from sasr.errors import InputError
 from sasr.tasks import GSM8KTask, JsonlTask, KnightsKnavesTask
 
 GSM8K = {
-    "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many"
-    " clips did Natalia sell altogether in April and May?",
+    "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How"
+    " many clips did Natalia sell altogether in April and May?",
     "answer": "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips altogether in"
     " April and May.\n#### 72",
 }
@@ -27,7 +27,8 @@ KK = {
     "cot_head": "Let's think step by step, by considering whether each person is lying and if that leads to"
     " contradiction.",
     "cot_repeat_steps": [
-        "Assume Zoey is a knight. No contradiction is found in their claim that Zoey is a knight and Mason is a knight.",
+        "Assume Zoey is a knight. No contradiction is found in their claim that Zoey is a knight and Mason is a"
+        " knight.",
         "Mason cannot be a knight, because this would contradict the claim of their own that Zoey is not a knight.",
     ],
     "cot_foot": "This leads to a feasible solution.",

@@ -72,7 +72,7 @@ def test_own_task_errors(file):
     path = file(TASK_FILE, "own.py")
     assert "has no 'Other'" in error_of(get_task, f"{path}:Other")
     assert "RuntimeError: no luck" in error_of(get_task, f"{path}:broken")
-    assert "own.py:17" in error_of(get_task, f"{path}:broken")
+    assert "own.py:16" in error_of(get_task, f"{path}:broken")
     assert "must be a sasr.tasks.Task" in error_of(get_task, f"{path}:nothing")
     assert "both parts" in error_of(get_task, f"{path}:")
     assert "no such file" in error_of(get_task, "missing.py:Task")

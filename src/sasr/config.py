@@ -25,7 +25,8 @@ class SASRConfig(GRPOConfig):
 
     The shape of the learning rate (`lr_scheduler_type`, `warmup_steps`) spans the steps after the SFT warm-up; in the
     warm-up the rate is constant, because a decaying one makes the warm-up's gradient norm, the scale of SASR's rule,
-    meaningless. On a machine without accelerator `bf16` and `gradient_checkpointing` are off unless asked for.
+    meaningless. On a machine without accelerator `bf16` and `gradient_checkpointing` are off unless asked for, and
+    `logging_steps` is 1.
 
     Args:
         schedule (`str`, *optional*, defaults to `"sasr"`):
@@ -93,6 +94,7 @@ class SASRConfig(GRPOConfig):
         default_factory=lambda: ["answer"],
         metadata={"help": "Columns that the rewards need; rows where one is empty serve SFT only."},
     )
+    logging_steps: float = setting(1, "Log every so many steps; 1 gives metrics.jsonl one line per step.")
     gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
 

@@ -55,14 +55,15 @@ def _records(task: Task, data: str, split: str) -> Iterator[tuple[str, Any]]:
     """Every record with the place it comes from, for messages."""
     # A file may have a comma in its name.
     sources = [data] if os.path.isfile(data) else [part.strip() for part in data.split(",")]
+    if "" in sources:
+        raise InputError(f"data '{data}': empty name between commas; remove the extra comma")
+    # All paths first: a mistyped one should show before a long download.
+    paths = {source: _paths(source) for source in sources if _is_file(source)}
     for source in sources:
-        if not source:
-            raise InputError(f"data '{data}': empty name between commas; remove the extra comma")
-        if _is_file(source):
-            for path in _paths(source):
-                yield from _file_records(path)
-        else:
+        if source not in paths:
             yield from _hub_records(task, source, split)
+        for path in paths.get(source, ()):
+            yield from _file_records(path)
 
 
 def _is_file(source: str) -> bool:

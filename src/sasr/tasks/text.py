@@ -13,7 +13,7 @@ from sasr.errors import InputError
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?\\?\$? ?(?P<inner>-?)"
     r"(?P<value>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-    r" ?\\?%?"
+    r"(?: ?\\?%)?"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # A space between two letters or digits separates ("1 2", "new york"); any other space is layout.
