@@ -75,20 +75,30 @@ class Exams:
         samples (`int`): Sampled completions per row.
         directory (`Path`): The run's directory.
         view ([`LiveView`] or `None`): Shows the progress, on the main process.
+        stop ([`StopRequest`]): Ends an exam too: it can be taken again.
     """
 
-    def __init__(self, task: Task, rows: list[Row], samples: int, directory: Path, view: LiveView | None):
+    def __init__(
+        self, task: Task, rows: list[Row], samples: int, directory: Path, view: LiveView | None, stop: StopRequest
+    ):
         self.task, self.rows, self.samples, self.directory, self.view = task, rows, samples, directory, view
+        self.stop = stop
         self.path = directory / "exam.json"
         self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def take(self, label: str, trainer: SASRTrainer) -> None:
         """Run one exam unless its result is there already. All ranks take part, each with a share of the rows. The
-        random state and the model are left as they were."""
+        random state and the model are left as they were. Raises `KeyboardInterrupt` when asked to stop."""
         if not self.rows or label in self.results:
             return
         args, started = trainer.args, time.monotonic()
-        shown = self.view if args.process_index == 0 else None
+
+        def progress(done: int, total: int) -> None:
+            if self.stop.signal is not None:
+                raise KeyboardInterrupt
+            if self.view is not None:
+                self.view.exam(label, done, total)
+
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             own = examine_rows(
                 model,
@@ -99,10 +109,10 @@ class Exams:
                 max_new_tokens=args.max_completion_length,
                 temperature=args.temperature,
                 batch_size=args.per_device_eval_batch_size,
-                seed=args.seed,
+                seed=args.seed + args.process_index,
                 eos_token_ids=trainer.eos_token_ids,
                 chat_template_kwargs=trainer.chat_template_kwargs,
-                progress=(lambda done, total: shown.exam(label, done, total)) if shown else None,
+                progress=progress,
             )
         parts = gather_object([own]) if args.world_size > 1 else [own]
         result = summarise(merge_records(parts), self.samples, seconds=time.monotonic() - started)
@@ -125,6 +135,24 @@ def exam_line(label: str, result: dict[str, Any]) -> str:
         f"exam {label}: greedy {result['greedy_accuracy']:.3f}  {pass_at}  format {result['format_rate']:.3f}"
         f"  truncated {result['truncation_rate']:.3f}{failures}  ({result['rows']} rows, {result['seconds']:.1f} s)"
     )
+
+
+def exam_table(results: dict[str, Any]) -> list[str]:
+    """The exams side by side, one line each."""
+    if not results:
+        return []
+    ks = list(next(iter(results.values()))["pass_at"])
+    names = {"initial": "before", "warmup": "after warm-up", "final": "at the end"}
+    lines = [
+        f"{'exam':<15}{'greedy':>8}" + "".join(f"{'pass@' + k:>9}" for k in ks) + f"{'format':>9}{'truncated':>11}"
+    ]
+    for label, result in results.items():
+        rates = "".join(f"{result['pass_at'][k]:>9.3f}" for k in ks)
+        lines.append(
+            f"{names[label]:<15}{result['greedy_accuracy']:>8.3f}{rates}{result['format_rate']:>9.3f}"
+            f"{result['truncation_rate']:>11.3f}"
+        )
+    return lines
 
 
 class RunCallback(TrainerCallback):
@@ -162,6 +190,9 @@ class RunCallback(TrainerCallback):
         self.seconds = time.monotonic() - self._begun
         if self._stop_requested():
             control.should_save = control.should_training_stop = True
+        if args.sft_warmup_steps and state.global_step == args.sft_warmup_steps:
+            # The natural point to come back to: other schedules can start here, and a stop in the exam loses nothing.
+            control.should_save = True
 
     def _stop_requested(self) -> bool:
         requested = self.stop.signal is not None

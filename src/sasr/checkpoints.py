@@ -17,6 +17,7 @@ from typing import Any
 from .errors import InputError
 
 STATE_FILE = "sasr_state.json"
+MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
 
 # Settings that may change between a checkpoint and its resumption: they say where to write and what to show. Every
@@ -49,6 +50,7 @@ def check_same_run(checkpoint: Path, now: Mapping[str, Any]) -> None:
     """Raise `InputError` if the checkpoint was written by a run with another fingerprint. Keys that `now` lacks are
     not compared, so that the settings can be checked before the data and the model are loaded."""
     then = read_state(checkpoint)["fingerprint"]
+    check_whole(checkpoint)
     differing = [key for key in now if key in then and then[key] != now[key]]
     differing = [key for key in differing if not _extends(key, then, now)]
     if differing:
@@ -79,6 +81,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read ({error}): resume from an earlier checkpoint") from None
 
 
+def check_whole(checkpoint: Path) -> None:
+    """Raise `InputError` if a file of the checkpoint is gone or cut short: transformers would go on without it."""
+    path = Path(checkpoint) / MANIFEST
+    sizes = json.loads(path.read_text()) if path.is_file() else {}
+    for name, size in sizes.items():
+        file = Path(checkpoint) / name
+        if not file.is_file() or file.stat().st_size != size:
+            problem = "cut short" if file.is_file() else "missing"
+            raise InputError(f"{file} is {problem}: copy it again or resume from an earlier checkpoint")
+
+
 def last_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest whole checkpoint of a run, `None` if there is none."""
     found = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file()]
@@ -87,6 +100,9 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 
 def publish(staged: Path, final: Path) -> None:
     """Flush a staged checkpoint to disk and put it in its place, replacing one of the same name."""
+    sizes = {str(p.relative_to(staged)): p.stat().st_size for p in staged.rglob("*") if p.is_file()}
+    del sizes[STATE_FILE]  # read_state says what is wrong with it
+    (staged / MANIFEST).write_text(json.dumps(sizes))
     for path in [p for p in staged.rglob("*") if p.is_file()]:
         with open(path, "rb") as file:
             os.fsync(file.fileno())

@@ -83,9 +83,8 @@ def _train(argv: list[str]) -> int:
 
 def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None]:
     """Resolve `--resume_from_checkpoint [PATH]`: the checkpoint, and the settings of its run as defaults."""
-    import yaml
-
     from .checkpoints import last_checkpoint
+    from .parsing import read_recipe
     from .run import CONFIG_FILE
 
     flag = "--resume_from_checkpoint"
@@ -109,18 +108,19 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None]:
     directory = Path(given) if given else checkpoint.parent
     if given is None:
         rest = [*rest, "--output_dir", str(directory)]
-    config = directory / CONFIG_FILE
-    defaults = yaml.safe_load(config.read_text()) if config.is_file() else None
+    configs = [d / CONFIG_FILE for d in (directory, checkpoint.parent) if (d / CONFIG_FILE).is_file()]
+    defaults = read_recipe(str(configs[0])) if configs else None
     return rest, checkpoint, defaults
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:
+    found = None  # the last one, as for argparse
     for i, argument in enumerate(argv):
         if argument == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if argument.startswith(flag + "="):
-            return argument.partition("=")[2]
-    return None
+            found = argv[i + 1]
+        elif argument.startswith(flag + "="):
+            found = argument.partition("=")[2]
+    return found
 
 
 def _new_directory(argv: list[str]) -> Path:

@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from transformers import get_scheduler
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
 from .errors import InputError
@@ -104,12 +107,26 @@ class SASRConfig(GRPOConfig):
             self.bf16 = bool(self.bf16)
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = torch.accelerator.is_available()
-        if self.max_grad_norm is None or self.max_grad_norm < 0:
+        if self.max_grad_norm is None or not 0 <= self.max_grad_norm < math.inf:
             raise InputError(
                 f"max_grad_norm is {self.max_grad_norm}: set a number (1.0 is usual; 0 measures without clipping)"
             )
-        super().__post_init__()
+        _require("num_generations", self.num_generations, lambda v: v >= 2, "2 or more, a group to compare within")
+        if getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) == "reduce_lr_on_plateau":
+            raise InputError("lr_scheduler_type reduce_lr_on_plateau depends on its history: use another")
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "divisible by num_generations" not in str(error):
+                raise
+            raise InputError(
+                f"num_generations ({self.num_generations}) must divide the rollouts of one generation, which are "
+                f"per_device_train_batch_size ({self.per_device_train_batch_size}) x steps_per_generation "
+                f"({self.steps_per_generation}) x processes = {self.generation_batch_size}: change one of them"
+            ) from None
         self._check_settings()
+        self._check_scheduler()
+        self._check_report_to()
         self._check_batches()
         if self.sft_learning_rate is None:
             self.sft_learning_rate = self.learning_rate
@@ -121,7 +138,7 @@ class SASRConfig(GRPOConfig):
     def _check_settings(self) -> None:
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
-        for name in ("gamma", "divergence_target", "learning_rate"):
+        for name in ("gamma", "divergence_target", "learning_rate", "temperature"):
             _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("sft_learning_rate", "sft_hybrid_learning_rate"):
             if getattr(self, name) is not None:
@@ -131,6 +148,7 @@ class SASRConfig(GRPOConfig):
         _require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
         _require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
         _require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
+        _require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
         if self.warmup_norm not in ("mean", "last"):
             raise InputError(unknown("warmup_norm", self.warmup_norm, ("mean", "last")))
         if self.reference_model not in (None, "initial", "warmup"):
@@ -149,6 +167,25 @@ class SASRConfig(GRPOConfig):
             )
         if self.load_best_model_at_end:
             raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+
+    def _check_scheduler(self) -> None:
+        # Tried out here on a parameter of no use: transformers would complain only after the model is loaded.
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        name, options = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type), self.lr_scheduler_kwargs or {}
+        try:
+            scheduler = get_scheduler(name, optimizer, 1, 2, scheduler_specific_kwargs=dict(options))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"lr_scheduler_type {name} with lr_scheduler_kwargs {options}: {error}") from None
+        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            raise InputError(f"lr_scheduler_type {name} depends on its history: use another")
+
+    def _check_report_to(self) -> None:
+        for name in self.report_to:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise InputError(unknown("report_to", name, ("none", *INTEGRATION_TO_CALLBACK)))
+            # flyte is missing from the list of those at hand
+            if name != "flyte" and name not in get_available_reporting_integrations():
+                raise InputError(f"report_to {name}: its package is not installed; install it or set report_to to none")
 
     def _check_batches(self) -> None:
         if self.per_device_sft_batch_size is not None:

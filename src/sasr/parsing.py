@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:
             continue
         action = actions[key]
         items = value if action.nargs == "+" and isinstance(value, list) else [value]
-        if not all(_fits(item, action.type) for item in items):
+        also = () if action.nargs == "+" else _types_beside_text(key)
+        if not all(_fits(item, action.type) or isinstance(item, also) for item in items):
             wanted = {int: "a whole number", float: "a number", string_to_bool: "true or false"}.get(
                 action.type, "text"
             )
@@ -112,8 +114,26 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, int)
     if kind is float:
         return isinstance(value, (int, float))
-    # text and union fields: transformers reads numbers, and dicts written in YAML, in some of them
-    return isinstance(value, (dict, list)) or (kind is not str and isinstance(value, (int, float)))
+    return kind is dict and isinstance(value, dict)
+
+
+def _types_beside_text(key: str) -> tuple[type, ...]:
+    """What a setting that argparse reads as text may be in YAML too: those of the types that its annotation names."""
+    for cls in (TaskConfig, SASRConfig, ModelConfig):
+        for base in cls.__mro__:
+            annotation = getattr(base, "__annotations__", {}).get(key)
+            names = set(re.findall(r"\w+", str(annotation))) if annotation is not None else set()
+            if "str" in names:
+                return tuple(kind for kind in (dict, list, bool, int, float) if kind.__name__ in names)
+    return ()
+
+
+def _as_list(value: Any, action: argparse.Action) -> Any:
+    """A YAML value as argparse would give it from the command line: it converts only text that is not in a list."""
+    if action.nargs != "+" or value is None:
+        return value
+    items = value if isinstance(value, list) else [value]
+    return [action.type(item) if isinstance(item, str) and callable(action.type) else item for item in items]
 
 
 def base_recipe(given: dict[str, Any]) -> str | None:
@@ -141,9 +161,16 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
         name = base_recipe(flags)
         recipe, source = (read_recipe(name), f"recipe {name}") if name else ({}, "")
     recipe = {**(defaults or {}), **recipe}
-    for name, value in (recipe.pop("env", None) or {}).items():
+    environment = recipe.pop("env", None) or {}
+    if not isinstance(environment, dict):
+        raise InputError(f"{source}: env is {environment!r}, but it must be `NAME: value` lines")
+    for name, value in environment.items():
         _set_environment(name, value, source)
+    if recipe.pop("resume_from_checkpoint", None):
+        raise InputError(f"{source}: resume_from_checkpoint is for one start only: give it as a flag")
     check_values(recipe, parser, source)
+    actions = parser.actions()
+    recipe = {key: _as_list(value, actions[key]) for key, value in recipe.items()}
     parser.set_defaults_with_config(**recipe)
     namespace, rest = parser.parse_known_args(argv)
     if rest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +15,12 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
 from . import checkpoints
-from .callbacks import Exams, RunCallback, StopRequest, exam_line
+from .callbacks import Exams, RunCallback, StopRequest, exam_table
 from .config import SASRConfig, TaskConfig
 from .demonstrations import tokenize_prompts
 from .errors import InputError
 from .live import LiveView
-from .models import check_model, load_model, load_tokenizer
+from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .tasks import get_task
 from .tasks.base import Row, Task, hold_out
@@ -49,21 +50,24 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     say = view.message if view is not None else (lambda text: None)
 
     # Everything that can be wrong, cheapest first, before the model.
+    task = get_task(settings.task.task)
+    check_reward_weights(task, settings)
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
     elif is_main():
-        claim(directory)
+        check_free(directory)
     name = settings.model.model_name_or_path
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
-    task = get_task(settings.task.task)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
         "trust_remote_code": args.trust_remote_code,
         "tokenizer_texts": _texts(task),
     }
+    if name in TINY_MODELS and not tokenizer_options["tokenizer_texts"]:
+        raise InputError(f"model {name} learns from scratch the words of task stories, not of {task.name}: use another")
     tokenizer = load_tokenizer(name, **tokenizer_options)
     if tokenizer.chat_template is not None:
         train_rows, demonstration_rows, exam_rows = (
@@ -74,8 +78,6 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
     check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
-    if is_main():
-        checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out; run directory {directory}")
     model, tokenizer = load_model(
         name,
@@ -85,8 +87,18 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         **tokenizer_options,
     )
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
-    exams = Exams(task, exam_rows, settings.task.exam_samples, directory, view)
+    long = sum(len(d.completion_ids) > args.max_completion_length for d in trainer.demonstrations)
+    if long:
+        say(
+            f"note: {long} of {len(trainer.demonstrations)} demonstrations are longer than max_completion_length "
+            f"({args.max_completion_length}): SFT teaches answers that rollouts and exams cut off"
+        )
+    if is_main():
+        claim(directory)
+        checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+    finished = False
     with StopRequest(say) as stop:
+        exams = Exams(task, exam_rows, settings.task.exam_samples, directory, view, stop)
         trainer.add_callback(RunCallback(trainer, exams, stop, directory, view))
         try:
             exams.take("initial", trainer)
@@ -95,17 +107,16 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
             if finished:
                 exams.take("final", trainer)
                 trainer.save_model(str(directory))
+        except KeyboardInterrupt:
+            finished = False
         finally:
             if view is not None:
                 view.stop()
     if not finished:
-        say(
-            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, nothing is lost; go on with: "
-            f"sasr train --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
-        )
-        return 128 + (stop.signal or 2)
-    for label, result in exams.results.items():
-        say(exam_line(label, result))
+        say(_how_to_go_on(directory, trainer.state.global_step))
+        return 128 + (stop.signal or signal.SIGINT)
+    for line in exam_table(exams.results):
+        say(line)
     counts = trainer.counts
     say(
         f"done: {counts['sft_steps']} SFT and {counts['grpo_steps']} GRPO steps, {counts['rollout_tokens']} rollout "
@@ -114,13 +125,45 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     return 0
 
 
-def claim(directory: Path) -> None:
-    """Make the output directory. Raises `InputError` if it has contents or cannot be written."""
+def _how_to_go_on(directory: Path, step: int) -> str:
+    checkpoint = checkpoints.last_checkpoint(directory)
+    if checkpoint is None:
+        return f"stopped before the first checkpoint; start again with another output_dir than {directory}"
+    again = f"sasr train --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
+    return f"stopped at step {step}, saved in {checkpoint.name}; go on with: {again}"
+
+
+def check_reward_weights(task: Task, settings: Settings) -> None:
+    """Raise `InputError` if there are more or fewer weights than rewards. The default ones are those of the built-in
+    tasks: a task with other rewards gets none, so that all count 1."""
+    rewards, weights = task.reward_funcs(), settings.training.reward_weights
+    if weights is None or len(weights) == len(rewards):
+        return
+    if "reward_weights" not in settings.given:
+        settings.training.reward_weights = None
+        return
+    names = ", ".join(getattr(reward, "__name__", type(reward).__name__) for reward in rewards)
+    raise InputError(f"reward_weights has {len(weights)} numbers, but task {task.name} has {len(rewards)} ({names})")
+
+
+def check_free(directory: Path) -> None:
+    """Raise `InputError` if the output directory has contents or cannot be made. Makes nothing, so that a refused run
+    leaves nothing behind."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
+        if directory.is_dir() and any(directory.iterdir()):
             again = " or go on with --resume_from_checkpoint" if checkpoints.last_checkpoint(directory) else ""
             raise InputError(f"output_dir {directory} is not empty: choose another{again}")
+        above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"output_dir {directory} cannot be written: {above} is no directory, or one without permission")
+
+
+def claim(directory: Path) -> None:
+    """Make the output directory. Raises `InputError` if it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
         probe = directory / ".writable"
         probe.touch()
         probe.unlink()
@@ -197,16 +240,21 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         if is_main() and not start.is_dir():
             model.save_pretrained(start)
             tokenizer.save_pretrained(start)
+        args.distributed_state.wait_for_everyone()  # the others read what this one writes
         model.config._name_or_path = str(start)
-    trainer = SASRTrainer(
-        model=model,
-        reward_funcs=task.reward_funcs(),
-        args=args,
-        train_dataset=_dataset(rows),
-        demonstration_dataset=_dataset(demonstration_rows) if demonstration_rows else None,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(settings.model),
-    )
+    try:
+        trainer = SASRTrainer(
+            model=model,
+            reward_funcs=task.reward_funcs(),
+            args=args,
+            train_dataset=_dataset(rows),
+            demonstration_dataset=_dataset(demonstration_rows) if demonstration_rows else None,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(settings.model),
+        )
+    except (ValueError, ImportError) as error:
+        # Settings that only TRL, PEFT or an engine can judge, with the model at hand; packages that they need.
+        raise InputError(str(error)) from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer

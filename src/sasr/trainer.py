@@ -21,7 +21,9 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import GRPOTrainer
 
 from . import checkpoints, demonstrations, reference
@@ -40,6 +42,7 @@ TRL_SURFACE = {
         "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
     ),
     "called": (
+        "_load_from_checkpoint", "_prepare_input",
         "_tokenize_prompts", "_generate_single_turn", "_get_per_token_logps_and_entropies",
     ),
     "attributes": (
@@ -346,7 +349,19 @@ class SASRTrainer(GRPOTrainer):
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
             checkpoints.check_same_run(Path(resume_from_checkpoint), self.fingerprint())
+            if self._is_finished(resume_from_checkpoint):
+                return TrainOutput(self.state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _is_finished(self, checkpoint: str) -> bool:
+        """Take over the checkpoint of a run's last step, which transformers would train for one step more."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+            return False
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        self.counts.update(checkpoints.read_state(Path(checkpoint))["counts"])
+        return True
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must share with the run that resumes from it. Computed once: it reads all rows."""

@@ -22,7 +22,7 @@ SENTENCES = {
     "*": ("Then {owner} has {n} times as many.",),
     "/": ("{owner} keeps 1 of {n} equal parts.",),
 }
-LARGEST = 99
+LARGEST = 30
 _START = "{owner} has {n} {items}."
 _QUESTION = "How many {items} does {owner} have?"
 _STEP = re.compile(r"([0-9]{1,6})([-+*/])([0-9]{1,6})=([0-9]{1,6})\.")
@@ -36,7 +36,7 @@ class StoriesTask(Task):
     """Generated stories of a few steps, each step an addition, subtraction, multiplication or division, with the
     arithmetic as the demonstration: `12 + 7 = 19 . 19 - 5 = 14 . 14 * 2 = 28 . #### 28`.
 
-    All numbers are between 0 and 99. A hash of the question decides which split a story belongs to, so no question
+    All numbers are between 0 and 30. A hash of the question decides which split a story belongs to, so no question
     is in both splits whatever the seeds and sizes. The checks ignore spaces, which word-level tokenizers do not keep.
 
     Args:
@@ -84,7 +84,7 @@ class StoriesTask(Task):
         rng = random.Random(f"{seed}/{self.steps}/{index}")
         owner, other = rng.sample(NAMES, 2)
         words = {"owner": owner, "other": other, "items": rng.choice(ITEMS)}
-        total = rng.randint(2, 30)
+        total = rng.randint(2, 20)
         sentences, steps = [_START.format(n=total, **words)], []
         for _ in range(self.steps):
             sign, n = rng.choice(_possible(total, rng))
@@ -152,7 +152,7 @@ def split_of(question: str) -> str:
 
 
 def _possible(total: int, rng: random.Random) -> list[tuple[str, int]]:
-    """One operand per sign that keeps the total a whole number from 0 to 99."""
+    """One operand per sign that keeps the total a whole number from 0 to 30."""
     choices = []
     if total + 9 <= LARGEST:
         choices.append(("+", rng.randint(1, 9)))
