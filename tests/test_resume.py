@@ -6,11 +6,11 @@ import json
 import shutil
 
 import pytest
-import toy
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
+import toy
 from sasr import InputError, checkpoints
 
 TIMES = ("runtime", "per_second", "step_time", "_time")
@@ -169,3 +169,14 @@ def test_run_with_constant_rate_can_be_extended(tmp_path):
 def test_nothing_to_resume_from(tmp_path):
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         build(tmp_path, "aligned").train(resume_from_checkpoint=True)
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    build(tmp_path, "aligned", save_steps=7).train()
+    again = build(tmp_path, "aligned", save_steps=7)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 14
+    assert sum(again.counts[kind] for kind in ("sft_steps", "grpo_steps")) == 14
+    saved = outcome(tmp_path, 14)["weights"]
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, saved[name])

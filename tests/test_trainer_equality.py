@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import toy
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
+import toy
 from sasr.demonstrations import collate
 from sasr.streams import RowStream
 

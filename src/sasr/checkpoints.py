@@ -25,8 +25,9 @@ STAGING = ".unfinished"
 _FREE = {
     "output_dir", "run_name", "report_to", "project", "disable_tqdm", "resume_from_checkpoint", "overwrite_output_dir",
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-    "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint",
-    "include_for_metrics", "prediction_loss_only", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval",
+    "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
+    "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
+    "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval",
 }  # fmt: skip
 _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
 

@@ -5,14 +5,13 @@ The data flow of one optimizer step:
     signals -> schedule -> plan -> micro-batches (demonstrations and/or prompts) -> one backward pass -> norm -> signals
 
 Everything random that SASR adds is a function of (seed, step) and everything it reads from the data is a stream with an
-integer state, so a run resumes bit for bit. This is the only file that knows TRL's and transformers' private methods;
-`TRL_SURFACE` lists them. Deviations from the paper (arXiv 2505.13026): g_warmup is a mean by default, SFT and GRPO have
-learning rates of their own, and the SFT loss is a mean over the tokens of the global batch.
+integer state, so a run resumes bit for bit (`resumable.py`). The private methods of TRL and transformers that it builds
+on are listed in `trl_surface.py`. Deviations from the paper (arXiv 2505.13026): g_warmup is a mean by default, SFT and
+GRPO have learning rates of their own, and the SFT loss is a mean over the tokens of the global batch.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +20,19 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import GRPOTrainer
 
 from . import checkpoints, demonstrations, reference
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
+from .resumable import ResumableGRPOTrainer
 from .schedules import Schedule, StepPlan, decide
 from .signals import SignalTracker
 from .streams import RowStream
 
-# What a new version of TRL or transformers has to keep for this file to work.
-TRL_SURFACE = {
-    "overridden": (
-        "get_train_dataloader", "get_batch_samples", "training_step", "_prepare_inputs", "compute_loss",
-        "_get_grad_norm", "_get_learning_rate", "create_scheduler", "log", "train", "_get_output_dir",
-        "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
-    ),
-    "called": (
-        "_load_from_checkpoint", "_prepare_input",
-        "_tokenize_prompts", "_generate_single_turn", "_get_per_token_logps_and_entropies",
-    ),
-    "attributes": (
-        "_step", "_buffered_inputs", "_metrics", "_tokenizer", "_tr_loss", "_total_loss_scalar",
-        "_globalstep_last_logged", "generation_config", "generation_kwargs", "eos_token_ids", "num_generations",
-        "num_iterations", "log_completions", "ref_model", "beta", "temperature", "chat_template_kwargs", "use_vllm",
-    ),
-}  # fmt: skip
 
-_missing = [n for n in TRL_SURFACE["overridden"] + TRL_SURFACE["called"] if not hasattr(GRPOTrainer, n)]
-if _missing:
-    raise ImportError(f"this version of TRL lacks {', '.join(_missing)}: install trl>=1.16,<1.17")
-
-_TENSORS_FILE = "sasr_tensors_{}.pt"
-
-
-class SASRTrainer(GRPOTrainer):
+class SASRTrainer(ResumableGRPOTrainer):
     """Trainer for step-wise adaptive integration of SFT and GRPO (SASR, arXiv 2505.13026), and its baselines.
 
     Args:
@@ -109,9 +82,7 @@ class SASRTrainer(GRPOTrainer):
         self.optimizer_states: OptimizerStates | None = None
         self._sft_nll = 0.0  # of the step under way, this rank's sum over tokens
         self._sft_items = 0  # completion tokens of the step's global batch
-        self._staging: str | None = None
         self._fingerprint: dict[str, Any] | None = None
-        self._resumed: dict[str, Any] | None = None
         self._check_engine()
 
     # ---- rows ----
@@ -143,7 +114,8 @@ class SASRTrainer(GRPOTrainer):
             )
         if args.max_prompt_length is not None:
             prompts = self._tokenize_prompts([rows[i]["prompt"] for i in self.rl_rows])[0] if self.rl_rows else []
-            for where, ids in [*enumerate(prompts), *enumerate(d.prompt_ids for d in self.demonstrations)]:
+            asked = zip(self.rl_rows, prompts, strict=True)
+            for where, ids in [*asked, *enumerate(d.prompt_ids for d in self.demonstrations)]:
                 if len(ids) > args.max_prompt_length:
                     raise InputError(
                         f"the prompt of row {where + 1} has {len(ids)} tokens, more than max_prompt_length "
@@ -180,7 +152,7 @@ class SASRTrainer(GRPOTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         for _ in range(num_batches):
             next(epoch_iterator, None)
-        self._restore_running_loss()
+        self.restore_running_loss()
         self.reference.before_step(self.state.global_step)
         self.plan = self._decide()
         if self.optimizer_states is not None:
@@ -210,11 +182,8 @@ class SASRTrainer(GRPOTrainer):
                 batch["demonstrations"] = demonstrations.collate(part, self._tokenizer.pad_token_id)
         if self.plan.grpo_weight:
             for i, batch in enumerate(batches):
-                batch["prompts"] = self._draw_prompts() if self._generates_at(self._step + i) else []
+                batch["prompts"] = self._draw_prompts() if self.generates_at(self._step + i) else []
         return batches
-
-    def _generates_at(self, step: int) -> bool:
-        return step % (self.args.steps_per_generation * self.num_iterations) == 0
 
     def _draw_prompts(self) -> list[dict[str, Any]]:
         # The same global order and contiguous division over ranks as TRL's sampler, so that groups stay whole.
@@ -339,93 +308,34 @@ class SASRTrainer(GRPOTrainer):
         finally:
             self.log_completions = keep
 
-    # ---- checkpoints ----
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise InputError(f"no checkpoint to resume from in {self.args.output_dir}")
-        if resume_from_checkpoint:
-            resume_from_checkpoint = str(resume_from_checkpoint)
-            checkpoints.check_same_run(Path(resume_from_checkpoint), self.fingerprint())
-            if self._is_finished(resume_from_checkpoint):
-                return TrainOutput(self.state.global_step, 0.0, {})
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
-
-    def _is_finished(self, checkpoint: str) -> bool:
-        """Take over the checkpoint of a run's last step, which transformers would train for one step more."""
-        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
-            return False
-        self._load_from_checkpoint(checkpoint)
-        self.state = state
-        self.counts.update(checkpoints.read_state(Path(checkpoint))["counts"])
-        return True
+    # ---- state ----
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must share with the run that resumes from it. Computed once: it reads all rows."""
-        if self._fingerprint is not None:
-            return self._fingerprint
-        data = checkpoints.digest_rows([*self.train_dataset, *({"ids": d.completion_ids} for d in self.demonstrations)])
-        parameters = sum(p.numel() for p in self.accelerator.unwrap_model(self.model).parameters())
-        facts = {"world_size": self.args.world_size, "data": data, "parameters": parameters}
-        self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), rule=repr(self.schedule), **facts)
+        if self._fingerprint is None:
+            ids = ({"ids": d.completion_ids} for d in self.demonstrations)
+            facts = {
+                "world_size": self.args.world_size,
+                "rule": repr(self.schedule),
+                "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
+                "parameters": sum(p.numel() for p in self.accelerator.unwrap_model(self.model).parameters()),
+            }
+            self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), **facts)
         return self._fingerprint
 
-    def _get_output_dir(self, trial):
-        return self._staging or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model, trial):
-        run_dir = Path(super()._get_output_dir(trial))
-        staging = run_dir / checkpoints.STAGING
-        self._staging = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            checkpoints.publish(staging / name, run_dir / name)
-            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit, use_mtime=True)
-        self.accelerator.wait_for_everyone()
-
-    def _save_rng_state(self, output_dir):
-        super()._save_rng_state(output_dir)
-        directory, rank = Path(output_dir), self.args.process_index
-        rollouts = None if self._generates_at(self._step) else self._buffered_inputs
-        tensors = {"rollouts": rollouts, "probe": self.reference.probe, "tr_loss": self._tr_loss}
-        torch.save(tensors, directory / _TENSORS_FILE.format(rank))
-        if not self.args.should_save:
-            return
-        if self.optimizer_states is not None:
+    def run_state(self, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.optimizer_states is not None and self.args.should_save:
             self.optimizer_states.save(directory)
         state = {
-            "rollout_step": self._step,
             "sft_position": self.sft_stream.position if self.sft_stream else 0,
             "rl_position": self.rl_stream.position if self.rl_stream else 0,
             "signals": self.tracker.state_dict(),
             "counts": self.counts,
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
-            # With logging_steps > 1 a checkpoint may fall between two logs: what was gathered so far belongs to it.
-            "metrics": {k: v for k, v in self._metrics["train"].items() if v},
-            "last_logged": self._globalstep_last_logged,
-            "total_loss": self._total_loss_scalar,
-            "fingerprint": self.fingerprint(),
         }
-        (directory / checkpoints.STATE_FILE).write_text(json.dumps(state))
+        return state, {"probe": self.reference.probe}
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        directory = Path(checkpoint)
-        state = checkpoints.read_state(directory)
-        file = directory / _TENSORS_FILE.format(self.args.process_index)
-        tensors = torch.load(file, weights_only=True, map_location="cpu")
-        self._step = state["rollout_step"]
-        self._buffered_inputs = self._prepare_input(tensors["rollouts"])
+    def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         if self.sft_stream is not None:
             self.sft_stream.position = state["sft_position"]
         if self.rl_stream is not None:
@@ -435,16 +345,6 @@ class SASRTrainer(GRPOTrainer):
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])
-        self._resumed = {**state, "tr_loss": tensors["tr_loss"]}
-
-    def _restore_running_loss(self) -> None:
-        # transformers resets these between loading the checkpoint and the first step.
-        if self._resumed is not None:
-            self._tr_loss += self._resumed["tr_loss"].to(self._tr_loss.device)
-            self._globalstep_last_logged = self._resumed["last_logged"]
-            self._total_loss_scalar = self._resumed["total_loss"]
-            self._metrics["train"].update(self._resumed["metrics"])
-            self._resumed = None
 
 
 def _no_reward(completions, **columns):

@@ -1,0 +1,127 @@
+"""`GRPOTrainer` whose runs resume bit for bit, and whose checkpoints are whole or not there.
+
+Stock TRL 1.16 saves neither its rollout buffer nor the position in it, and restarts its sampler: a resumed run differs
+from the uninterrupted one. transformers writes a checkpoint in place and deletes old ones before it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from trl import GRPOTrainer
+
+from . import checkpoints, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
+from .errors import InputError
+
+_TENSORS_FILE = "sasr_tensors_{}.pt"
+
+
+class ResumableGRPOTrainer(GRPOTrainer):
+    """Adds to a checkpoint the rollout buffer of each rank, the metrics that are not logged yet, and whatever state a
+    subclass has ([`run_state`], [`load_run_state`]); refuses a checkpoint of another run ([`fingerprint`])."""
+
+    _staging: str | None = None
+    _resumed: dict[str, Any] | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that resumes from it. JSON-safe."""
+        return checkpoints.fingerprint(self.args.to_dict(), world_size=self.args.world_size)
+
+    def run_state(self, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State that a subclass adds: (the same on all ranks, JSON-safe; tensors of this rank)."""
+        return {}, {}
+
+    def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
+        """Take over what `run_state` gave; nothing here."""
+
+    def generates_at(self, step: int) -> bool:
+        """Whether micro-batch number `step` of GRPO begins with new rollouts."""
+        return step % (self.args.steps_per_generation * self.num_iterations) == 0
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = checkpoints.last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise InputError(f"no checkpoint to resume from in {self.args.output_dir}")
+        if resume_from_checkpoint:
+            resume_from_checkpoint = str(resume_from_checkpoint)
+            checkpoints.check_same_run(Path(resume_from_checkpoint), self.fingerprint())
+            if self._is_finished(resume_from_checkpoint):
+                return TrainOutput(self.state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _is_finished(self, checkpoint: str) -> bool:
+        """Take over the checkpoint of a run's last step, which transformers would train for one step more."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+            return False
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        self._load_state(Path(checkpoint), finished=True)
+        return True
+
+    def _get_output_dir(self, trial):
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = Path(super()._get_output_dir(trial))
+        staging = run_dir / checkpoints.STAGING
+        self._staging = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            checkpoints.publish(staging / name, run_dir / name)
+            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        directory = Path(output_dir)
+        state, tensors = self.run_state(directory)
+        # At the start of a generation the buffer is used up.
+        tensors["rollouts"] = None if self.generates_at(self._step) else self._buffered_inputs
+        tensors["tr_loss"] = self._tr_loss
+        torch.save(tensors, directory / _TENSORS_FILE.format(self.args.process_index))
+        if self.args.should_save:
+            state |= {
+                "rollout_step": self._step,
+                # With logging_steps > 1 a checkpoint may fall between two logs: what was gathered belongs to it.
+                "metrics": {k: v for k, v in self._metrics["train"].items() if v},
+                "last_logged": self._globalstep_last_logged,
+                "total_loss": self._total_loss_scalar,
+                "fingerprint": self.fingerprint(),
+            }
+            (directory / checkpoints.STATE_FILE).write_text(json.dumps(state))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_state(Path(checkpoint), finished=False)
+
+    def _load_state(self, directory: Path, finished: bool) -> None:
+        state = checkpoints.read_state(directory)
+        file = directory / _TENSORS_FILE.format(self.args.process_index)
+        tensors = torch.load(file, weights_only=True, map_location="cpu")
+        self._step = state["rollout_step"]
+        self._buffered_inputs = self._prepare_input(tensors["rollouts"])
+        self._resumed = None if finished else {**state, "tr_loss": tensors["tr_loss"]}
+        self.load_run_state(directory, state, tensors)
+
+    def restore_running_loss(self) -> None:
+        """To be called before the first step: transformers resets these after the checkpoint is loaded."""
+        if self._resumed is not None:
+            self._tr_loss += self._resumed["tr_loss"].to(self._tr_loss.device)
+            self._globalstep_last_logged = self._resumed["last_logged"]
+            self._total_loss_scalar = self._resumed["total_loss"]
+            self._metrics["train"].update(self._resumed["metrics"])
+            self._resumed = None

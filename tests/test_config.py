@@ -1,0 +1,125 @@
+"""Settings and checkpoints' fingerprints, without a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from sasr import InputError, SASRConfig, TaskConfig, checkpoints
+from sasr.parsing import RECIPES, parse
+from sasr.schedules import SCHEDULES, Sasr, Static
+
+
+def config(**changes) -> SASRConfig:
+    return SASRConfig(**{"output_dir": "unused", "sft_warmup_steps": 4, "max_steps": 10, "use_cpu": True, **changes})
+
+
+def test_defaults_that_follow_others():
+    given = config(learning_rate=3e-4, per_device_train_batch_size=16)
+    assert (given.sft_learning_rate, given.sft_hybrid_learning_rate) == (3e-4, 3e-4)
+    assert given.per_device_sft_batch_size == 16
+    assert config(sft_learning_rate=1e-3).sft_hybrid_learning_rate == 1e-3
+    assert (given.bf16, given.gradient_checkpointing, given.logging_steps) == (False, False, 1)
+
+
+def test_schedules_take_their_settings():
+    assert config(gamma=2.0, divergence_weight=0.3).build_schedule() == Sasr(2.0, 0.3, 0.1)
+    assert config(schedule="static").build_schedule() == Static(switch_step=4)
+    assert config(schedule="static", switch_step=7).build_schedule() == Static(switch_step=7)
+    fields = SASRConfig.__dataclass_fields__
+    for name, (_, settings) in SCHEDULES.items():
+        assert all(setting in fields for setting in settings), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "sasrr"}, "unknown schedule 'sasrr': .*did you mean sasr"),
+        ({"gamma": 0.0}, "gamma is 0.0: it must be a number above 0"),
+        ({"gamma": float("nan")}, "gamma is nan"),
+        ({"gamma": True}, "gamma is True"),
+        ({"sft_warmup_steps": 0}, "set sft_warmup_steps to 1 or more"),
+        ({"sft_warmup_steps": -1}, "sft_warmup_steps is -1"),
+        ({"sft_warmup_steps": 11}, "longer than the run"),
+        ({"schedule": "static", "sft_warmup_steps": 0}, "static needs"),
+        ({"switch_step": 5}, "a setting of schedule static"),
+        ({"max_grad_norm": None}, "max_grad_norm is None"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"divergence_weight": 1.5}, "between 0 and 1"),
+        ({"divergence_every": 0}, "divergence_every is 0"),
+        ({"sft_norm_ema": 1.0}, "below 1"),
+        ({"warmup_norm": "max"}, "unknown warmup_norm"),
+        ({"reference_model": "final"}, "unknown reference_model"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"sft_learning_rate": -1e-3}, "sft_learning_rate is -0.001"),
+        ({"per_device_sft_batch_size": 0}, "per_device_sft_batch_size is 0"),
+        ({"steps_per_generation": 3, "gradient_accumulation_steps": 2, "num_generations": 4}, "divide one another"),
+    ],
+)
+def test_impossible_settings(changes, message):
+    with pytest.raises(InputError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"train_rows": 0}, {"exam_rows": -1}, {"exam_samples": 0}])
+def test_impossible_task_settings(changes):
+    with pytest.raises(InputError, match="it must be"):
+        TaskConfig(**changes)
+
+
+def test_every_setting_of_ours_has_help_and_documentation():
+    for cls in (SASRConfig, TaskConfig):
+        for name in cls.__annotations__:
+            assert cls.__dataclass_fields__[name].metadata.get("help"), name
+            assert name in cls.__doc__, name
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_parse(recipe, tmp_path):
+    settings = parse(["--config", str(recipe), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"])
+    assert settings.training.schedule == "sasr"
+    assert settings.training.sft_warmup_steps < settings.training.max_steps
+
+
+def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):
+    out = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    assert parse([*out, "--gamma", "2.5"]).training.gamma == 2.5
+    assert parse(out).task.task == "stories"
+    assert parse([*out, "--task", "gsm8k"]).model.model_name_or_path == "Qwen/Qwen2.5-0.5B-Instruct"
+    own = parse([*out, "--task", "jsonl", "--sft_warmup_steps", "1"])
+    assert own.model.model_name_or_path is None
+    assert own.training.reward_weights == [1.0, 0.1]
+
+
+def test_fingerprint_ignores_where_and_how_often():
+    one = checkpoints.fingerprint(config().to_dict())
+    moved = config(output_dir="elsewhere", save_steps=7, report_to="none", per_device_eval_batch_size=3)
+    assert checkpoints.fingerprint(moved.to_dict()) == one
+    for changes in ({"gamma": 2.0}, {"learning_rate": 1e-3}, {"seed": 1}, {"temperature": 0.9}):
+        assert checkpoints.fingerprint(config(**changes).to_dict()) != one
+
+
+def test_rows_digest_sees_contents_and_order():
+    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}]
+    digest = checkpoints.digest_rows(rows)
+    assert digest == checkpoints.digest_rows([dict(reversed(row.items())) for row in rows])
+    assert digest != checkpoints.digest_rows(rows[::-1])
+    assert digest != checkpoints.digest_rows([rows[0], {**rows[1], "answer": "3"}])
+
+
+def test_publish_replaces_and_leaves_nothing_behind(tmp_path):
+    for text in ("old", "new"):
+        staged = tmp_path / checkpoints.STAGING / "checkpoint-3"
+        staged.mkdir(parents=True)
+        (staged / "weights").write_text(text)
+        checkpoints.publish(staged, tmp_path / "checkpoint-3")
+        assert (tmp_path / "checkpoint-3" / "weights").read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_last_checkpoint_is_the_newest_whole_one(tmp_path):
+    for step in (5, 20, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 100:
+            (tmp_path / f"checkpoint-{step}" / checkpoints.STATE_FILE).write_text("{}")
+    assert checkpoints.last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+    assert checkpoints.last_checkpoint(tmp_path / "nothing") is None

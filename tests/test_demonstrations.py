@@ -1,0 +1,102 @@
+"""Tokenising worked solutions as GRPO sees the prompts."""
+
+from __future__ import annotations
+
+import toy
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sasr import SASRTrainer
+from sasr.demonstrations import collate, completion_text, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, with a chat template whose end of turn is not the EOS, as base models have it."""
+    special = ["<pad>", "<eos>", "<|end|>", "<|user|>", "<|assistant|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({token: i for i, token in enumerate([*special, *letters])}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", padding_side="left",
+        additional_special_tokens=special[2:],
+    )  # fmt: skip
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def conversation(question: str, answer: str | None) -> dict:
+    completion = None if answer is None else [{"role": "assistant", "content": answer}]
+    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": "2"}
+
+
+def chat_trainer(tmp_path, rows):
+    tokenizer = chat_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    return SASRTrainer(
+        model=LlamaForCausalLM(config),
+        reward_funcs=lambda completions, **_: [float(len(c[0]["content"]) % 3) for c in completions],
+        args=toy.settings(tmp_path, max_steps=8),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+
+
+def test_conversations_train_with_the_context_that_grpo_sees(tmp_path):
+    rows = [conversation("1+1?", "2"), conversation("é ü?", None), conversation("3?", "3")]
+    trained = chat_trainer(tmp_path, rows)
+    tokenizer = trained._tokenizer
+    assert [tokenizer.decode(d.prompt_ids) for d in trained.demonstrations] == [
+        "<|user|>1+1?<|end|>\n<|assistant|>",
+        "<|user|>3?<|end|>\n<|assistant|>",
+    ]
+    # cut after the end of turn, as a rollout is: the newline that the template adds is not part of the answer
+    assert [tokenizer.decode(d.completion_ids) for d in trained.demonstrations] == ["2<|end|>", "3<|end|>"]
+    prompts = [row["prompt"] for row in rows]
+    assert tokenize_prompts(prompts, tokenizer) == trained._tokenize_prompts(prompts)[0]
+    trained.train()
+    assert trained.counts["sft_steps"] >= 4
+
+
+def test_generation_stops_at_the_templates_end_of_turn(tmp_path):
+    trained = chat_trainer(tmp_path, [conversation("1+1?", "2")])
+    end = trained._tokenizer.convert_tokens_to_ids("<|end|>")
+    assert end_of_turn_id(trained._tokenizer) == end
+    assert end in trained.eos_token_ids and end in trained.generation_config.eos_token_id
+    assert end_of_turn_id(toy.tokenizer()) is None
+
+
+def test_prompt_and_completion_are_tokenised_apart():
+    """A tokenizer that merges over the border must not: rollouts start after the prompt's last token."""
+    core = Tokenizer(models.BPE({"<eos>": 0, "a": 1, "b": 2, "ab": 3}, merges=[("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<eos>")
+    assert tokenizer("ab")["input_ids"] == [3]
+    row = {"prompt": "a", "completion": "b"}
+    (demonstration,) = tokenize_demonstrations([row], tokenizer, lambda p: tokenize_prompts(p, tokenizer), [0])
+    assert (demonstration.prompt_ids, demonstration.completion_ids) == ([1], [2, 0])
+    assert tokenize_demonstrations([], tokenizer, lambda p: tokenize_prompts(p, tokenizer), [0]) == []
+
+
+def test_template_that_renders_a_finished_turn_differently():
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = TEMPLATE.replace("<|assistant|>{% endif %}", "<|assistant|>think{% endif %}")
+    assert completion_text(conversation("1?", "2"), tokenizer) == "2"
+
+
+def test_collate_masks_prompt_and_padding():
+    from sasr.demonstrations import Demonstration
+
+    batch = collate([Demonstration([5, 6], [7, 1]), Demonstration([5], [8, 9, 8, 1])], pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 0], [5, 8, 9, 8, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, 1, -100], [-100, 8, 9, 8, 1]]
+    assert all(t.dtype == torch.long for t in batch.values())
