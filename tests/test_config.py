@@ -111,6 +111,7 @@ def test_publish_replaces_and_leaves_nothing_behind(tmp_path):
         staged = tmp_path / checkpoints.STAGING / "checkpoint-3"
         staged.mkdir(parents=True)
         (staged / "weights").write_text(text)
+        (staged / checkpoints.STATE_FILE).write_text("{}")
         checkpoints.publish(staged, tmp_path / "checkpoint-3")
         assert (tmp_path / "checkpoint-3" / "weights").read_text() == text
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]

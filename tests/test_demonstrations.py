@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import toy
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import toy
 from sasr import SASRTrainer
 from sasr.demonstrations import collate, completion_text, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 

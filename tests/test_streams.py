@@ -50,5 +50,5 @@ def test_stream_can_go_back():
 
 def test_no_shuffle_and_no_rows():
     assert RowStream(3, 0, shuffle=False).take(7) == [0, 1, 2, 0, 1, 2, 0]
-    with pytest.raises(ValueError):
-        RowStream(0, 0)
+    with pytest.raises(ValueError, match="no rows"):
+        RowStream(0, 0).take(1)

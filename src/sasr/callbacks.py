@@ -203,7 +203,7 @@ class RunCallback(TrainerCallback):
         return requested
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.view is None or not logs or "sasr/p_sft" not in logs or "grad_norm" not in logs:
+        if self.view is None or self.metrics is None or not logs or "sasr/p_sft" not in logs or "grad_norm" not in logs:
             return
         logs = {k: v for k, v in logs.items() if k not in ("sasr/sft_weight", "sasr/grpo_weight", "step_time")}
         step, plan = state.global_step, self.trainer.plan

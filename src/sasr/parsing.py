@@ -17,9 +17,6 @@ from .errors import InputError
 
 RECIPES = Path(__file__).parent / "recipes"
 
-# What the parser reads "true" and "no" with; TRL has its own copy of transformers' function.
-string_to_bool = next(a.type for a in TrlParser([ModelConfig])._actions if a.dest == "use_peft")
-
 # Rewards of the built-in tasks: correctness counts, format helps to find it.
 _DEFAULT_REWARD_WEIGHTS = [1.0, 0.1]
 
@@ -88,44 +85,38 @@ def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:
             close = difflib.get_close_matches(str(key), list(actions), n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise InputError(f"{source}: unknown setting {key!r}{hint}")
-        if value is None:
-            continue
-        action = actions[key]
-        items = value if action.nargs == "+" and isinstance(value, list) else [value]
-        also = () if action.nargs == "+" else _types_beside_text(key)
-        if not all(_fits(item, action.type) or isinstance(item, also) for item in items):
-            wanted = {int: "a whole number", float: "a number", string_to_bool: "true or false"}.get(
-                action.type, "text"
+        kinds = _kinds_of(key)
+        several = actions[key].nargs == "+"
+        items = value if several and isinstance(value, list) else [value]
+        if value is not None and not all(_fits(item, kinds, actions[key]) for item in items):
+            names = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+            wanted = next((text for kind, text in names.items() if kind in kinds and "str" not in kinds), "text")
+            raise InputError(
+                f"{source}: {key} is {value!r}, but it must be {f'a list ({wanted})' if several else wanted}"
             )
-            wanted = f"a list ({wanted})" if action.nargs == "+" else wanted
-            raise InputError(f"{source}: {key} is {value!r}, but it must be {wanted}")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _kinds_of(key: str) -> set[str]:
+    """The names of the types in the annotation of a setting. (argparse knows one type for each, TRL wraps it.)"""
+    for cls in (TaskConfig, SASRConfig, ModelConfig):
+        for base in cls.__mro__:
+            if key in getattr(base, "__annotations__", {}):
+                return set(re.findall(r"\w+", str(base.__annotations__[key])))
+    return set()
+
+
+def _fits(value: Any, kinds: set[str], action: argparse.Action) -> bool:
     if isinstance(value, str):  # argparse converts text, also that of defaults
         try:
-            (kind or str)(value)
+            (action.type if callable(action.type) else str)(value)
         except (TypeError, ValueError, argparse.ArgumentTypeError):
             return False
         return True
-    if isinstance(value, bool) or kind is string_to_bool:
-        return isinstance(value, bool) and kind is string_to_bool
-    if kind is int:
-        return isinstance(value, int)
-    if kind is float:
-        return isinstance(value, (int, float))
-    return kind is dict and isinstance(value, dict)
-
-
-def _types_beside_text(key: str) -> tuple[type, ...]:
-    """What a setting that argparse reads as text may be in YAML too: those of the types that its annotation names."""
-    for cls in (TaskConfig, SASRConfig, ModelConfig):
-        for base in cls.__mro__:
-            annotation = getattr(base, "__annotations__", {}).get(key)
-            names = set(re.findall(r"\w+", str(annotation))) if annotation is not None else set()
-            if "str" in names:
-                return tuple(kind for kind in (dict, list, bool, int, float) if kind.__name__ in names)
-    return ()
+    if isinstance(value, bool):  # before int, of which it is a kind
+        return "bool" in kinds
+    if isinstance(value, int):
+        return bool(kinds & {"int", "float"})
+    return type(value).__name__ in kinds
 
 
 def _as_list(value: Any, action: argparse.Action) -> Any:
@@ -183,8 +174,9 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     given = {key: values[key] for key in values if key in recipe or key in flags}
     try:
         task, training, model = (
-            cls(**{f.name: values[f.name] for f in fields(cls) if f.init})
-            for cls in (TaskConfig, SASRConfig, ModelConfig)
+            TaskConfig(**_fields_of(TaskConfig, values)),
+            SASRConfig(**_fields_of(SASRConfig, values)),
+            ModelConfig(**_fields_of(ModelConfig, values)),
         )
     except InputError:
         raise
@@ -192,6 +184,10 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
         # transformers and TRL check their own settings, some in several lines
         raise InputError(" ".join(str(error).split())) from None
     return Settings(training, task, model, given)
+
+
+def _fields_of(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: values[f.name] for f in fields(cls) if f.init}
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str | None]:

@@ -140,6 +140,7 @@ class Reference:
 
     def _measure(self) -> float:
         probe = self.probe
+        assert probe is not None, "the reference answers the probe before it is measured"
         log_r = self._logps(probe) - probe["logps"]
         per_token = torch.exp(log_r) - 1 - log_r
         divergence = float((per_token * probe["mask"]).sum() / probe["mask"].sum())

@@ -64,7 +64,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
         "trust_remote_code": args.trust_remote_code,
-        "tokenizer_texts": _texts(task),
+        "tokenizer_texts": task.vocabulary_texts(),
     }
     if name in TINY_MODELS and not tokenizer_options["tokenizer_texts"]:
         raise InputError(f"model {name} learns from scratch the words of task stories, not of {task.name}: use another")
@@ -157,7 +157,7 @@ def check_free(directory: Path) -> None:
     except OSError as error:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"output_dir {directory} cannot be written: {above} is no directory, or one without permission")
+        raise InputError(f"output_dir {directory} cannot be written: {above} is a file, or without permission")
 
 
 def claim(directory: Path) -> None:
@@ -174,10 +174,9 @@ def claim(directory: Path) -> None:
 def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list[Row], list[Row], list[Row]]:
     """(training rows, rows of a separate demonstration file, held-out rows). Raises `InputError` for a task that lacks
     what the schedule needs."""
-    generated = config.data is None and hasattr(task, "generate")
+    generated = config.data is None and task.generates
     if generated:
-        count = config.train_rows or task.num_train
-        rows = task.generate(count, args.seed, "train")
+        rows = task.generate(config.train_rows, args.seed, "train")
         held_out = task.generate(config.exam_rows, args.seed, "test") if config.exam_rows else []
     else:
         rows = load_rows(task, config.data, "train")
@@ -263,10 +262,6 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
 def _dataset(rows: list[Row]) -> Dataset:
     columns = sorted({key for row in rows for key in row})
     return Dataset.from_list([{key: row.get(key) for key in columns} for row in rows])
-
-
-def _texts(task: Task) -> list[str] | None:
-    return task.vocabulary_texts() if hasattr(task, "vocabulary_texts") else None
 
 
 def config_text(settings: Settings) -> str:

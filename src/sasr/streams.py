@@ -13,14 +13,12 @@ class RowStream:
     pass.
 
     Args:
-        size (`int`): Number of rows, > 0.
+        size (`int`): Number of rows. Nothing can be taken from none.
         seed (`int`): Seed of the permutations.
         shuffle (`bool`, *optional*, defaults to `True`): Whether to permute; otherwise rows come in order.
     """
 
     def __init__(self, size: int, seed: int, shuffle: bool = True):
-        if size <= 0:
-            raise ValueError("a stream needs at least one row")
         self.size, self.seed, self.shuffle = size, seed, shuffle
         self.position = 0  # rows yielded since the start of the run: the state, to be set on resume
         self._generator = torch.Generator()
@@ -28,7 +26,9 @@ class RowStream:
         self._order: list[int] = list(range(size))
 
     def take(self, count: int) -> list[int]:
-        """The next `count` row indices."""
+        """The next `count` row indices. Raises `ValueError` if there are no rows."""
+        if count and not self.size:
+            raise ValueError("there are no rows to take")
         indices = []
         for position in range(self.position, self.position + count):
             pass_index, offset = divmod(position, self.size)

@@ -27,7 +27,7 @@ from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
 from .resumable import ResumableGRPOTrainer
-from .schedules import Schedule, StepPlan, decide
+from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .signals import SignalTracker
 from .streams import RowStream
 
@@ -54,6 +54,8 @@ class SASRTrainer(ResumableGRPOTrainer):
     """
 
     _tag_names = ("trl", "sasr")
+    eos_token_ids: list[int]
+    log_completions: bool
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class SASRTrainer(ResumableGRPOTrainer):
         self._collect_rows(demonstration_dataset)
         self.reference = reference.Reference(self)
         self.tracker = SignalTracker(args.sft_warmup_steps, args.warmup_norm, args.sft_norm_ema)
-        self.plan: StepPlan | None = None
+        self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
         self._sft_nll = 0.0  # of the step under way, this rank's sum over tokens
@@ -129,8 +131,8 @@ class SASRTrainer(ResumableGRPOTrainer):
         if uses_grpo and self.reward_funcs == [_no_reward]:
             raise InputError("there are GRPO steps but no reward: pass reward_funcs, or use schedule sft")
         # The two streams must not be the same permutation, or SFT would follow the rollouts' questions.
-        self.sft_stream = RowStream(len(self.demonstrations), args.seed + 1) if self.demonstrations else None
-        self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset) if self.rl_rows else None
+        self.sft_stream = RowStream(len(self.demonstrations), args.seed + 1)
+        self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset)
 
     def _check_engine(self) -> None:
         if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
@@ -140,7 +142,7 @@ class SASRTrainer(ResumableGRPOTrainer):
         """A counter of micro-batches: the rows come from the streams, because which kind of rows a step needs is only
         known when it begins. One epoch is one pass over the GRPO prompts, or over the demonstrations without any."""
         args, per_step = self.args, self.args.gradient_accumulation_steps
-        if self.rl_stream is not None:
+        if self.rl_stream.size:
             prompts = args.generation_batch_size // self.num_generations
             batches = max(self.rl_stream.size // prompts, 1) * args.steps_per_generation * self.num_iterations
         else:
@@ -302,7 +304,7 @@ class SASRTrainer(ResumableGRPOTrainer):
     def log(self, logs, start_time=None):
         # Without new rollouts TRL would write an old or empty table of completions.
         keep = self.log_completions
-        self.log_completions = keep and self.plan is not None and self.plan.grpo_weight > 0
+        self.log_completions = keep and self.plan.grpo_weight > 0
         try:
             super().log(logs, start_time)
         finally:
@@ -327,8 +329,8 @@ class SASRTrainer(ResumableGRPOTrainer):
         if self.optimizer_states is not None and self.args.should_save:
             self.optimizer_states.save(directory)
         state = {
-            "sft_position": self.sft_stream.position if self.sft_stream else 0,
-            "rl_position": self.rl_stream.position if self.rl_stream else 0,
+            "sft_position": self.sft_stream.position,
+            "rl_position": self.rl_stream.position,
             "signals": self.tracker.state_dict(),
             "counts": self.counts,
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
@@ -336,10 +338,8 @@ class SASRTrainer(ResumableGRPOTrainer):
         return state, {"probe": self.reference.probe}
 
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-        if self.sft_stream is not None:
-            self.sft_stream.position = state["sft_position"]
-        if self.rl_stream is not None:
-            self.rl_stream.position = state["rl_position"]
+        self.sft_stream.position = state["sft_position"]
+        self.rl_stream.position = state["rl_position"]
         self.tracker.load_state_dict(state["signals"])
         self.counts.update(state["counts"])
         if self.optimizer_states is not None:

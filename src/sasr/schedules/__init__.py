@@ -12,7 +12,7 @@ from .sasr import Sasr
 from .sft import Sft
 from .static import Static
 
-SCHEDULES: dict[str, tuple[type, tuple[str, ...]]] = {
+SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target")),
     "sft": (Sft, ()),
     "grpo": (Grpo, ()),

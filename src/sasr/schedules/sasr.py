@@ -42,7 +42,7 @@ class Sasr:
         if w > 0 and signals.divergence is None:
             raise ValueError("no divergence was measured, but divergence_weight > 0")
         norm_ratio = 0.0 if w == 1 else _ratio(last, warmup)
-        drift = 0.0 if w == 0 else max(signals.divergence, 0.0) / self.divergence_target
+        drift = max(signals.divergence or 0.0, 0.0) / self.divergence_target
         s = (1 - w) * norm_ratio + w * drift
         # s may be infinite (a warm-up that ended at a zero gradient): the limit of s / (s + gamma) is 1.
         return 1.0 if math.isinf(s) else s / (s + self.gamma)
@@ -51,7 +51,8 @@ class Sasr:
         return True, total_steps > warmup_steps
 
 
-def _ratio(last: float, warmup: float) -> float:
+def _ratio(last: float | None, warmup: float | None) -> float:
+    assert last is not None and warmup is not None
     if warmup == 0:
         return 0.0 if last == 0 else math.inf
     return last / warmup

@@ -13,7 +13,9 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from sasr.errors import InputError
 
 Row = dict[str, Any]
 
@@ -62,6 +64,22 @@ class Task(ABC):
         """Configuration and split to ask the Hub for, given what follows the colon in `owner/name:config` and
         `"train"` or `"test"`. For datasets that lay out their splits differently."""
         return config, split
+
+    def generate(
+        self, count: int | None = None, seed: int | None = None, split: Literal["train", "test"] = "train"
+    ) -> list[Row]:
+        """`count` rows of a split, for tasks that need no data. No prompt may be in both splits."""
+        raise InputError(f"task {self.name} does not generate rows: give --data")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the task has a `generate` of its own."""
+        return type(self).generate is not Task.generate
+
+    def vocabulary_texts(self) -> list[str]:
+        """Texts that together have every word that can occur: what a tiny from-scratch model's tokenizer is made from.
+        None by default: such models cannot learn the task."""
+        return []
 
     def check_all(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         """Judge many; a task whose verifier can batch overrides this."""

@@ -29,9 +29,8 @@ def load_rows(task: Task, data: str | None = None, split: Literal["train", "test
             `"train"` or `"test"`; local files hold whatever they hold.
     """
     if data is None:
-        generate = getattr(task, "generate", None)
-        if generate is not None:
-            return [_checked(row, f"generated row {i}", task) for i, row in enumerate(generate(split=split), 1)]
+        if task.generates:
+            return [_checked(row, f"generated row {i}", task) for i, row in enumerate(task.generate(split=split), 1)]
         if task.default_data is None:
             raise InputError(f"task {task.name} has no data of its own: give it a JSONL file or a Hub dataset as data")
         data = task.default_data
