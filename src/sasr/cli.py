@@ -22,18 +22,38 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
 """
 
-# Settings of TRL and transformers that most runs touch; the others are in --help_all.
+# Settings of TRL and transformers that most runs touch, in few words; the others are in --help_all.
 _COMMON = {
-    "Model": ("model_name_or_path", "dtype", "use_peft", "lora_r", "lora_alpha"),
-    "Run": (
-        "output_dir", "max_steps", "seed", "save_steps", "save_total_limit", "resume_from_checkpoint", "report_to",
-    ),
-    "GRPO and batches": (
-        "learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "num_generations", "max_completion_length", "temperature", "beta", "steps_per_generation", "num_iterations",
-        "reward_weights", "max_grad_norm", "per_device_eval_batch_size",
-    ),
-}  # fmt: skip
+    "Model": {
+        "model_name_or_path": "Hub name, directory, GGUF file, or tiny-llama / tiny-qwen2 (from scratch).",
+        "dtype": "Type of the weights; keep float32 unless memory forbids: small updates vanish in bfloat16.",
+        "use_peft": "Train LoRA adapters; see also --lora_r, --lora_alpha, --lora_target_modules.",
+    },
+    "Run": {
+        "output_dir": "Where everything goes. Default: runs/NAME-N.",
+        "max_steps": "Optimizer steps, the warm-up included.",
+        "seed": "Decides weights, data order, rollouts and the draws of the schedule.",
+        "save_steps": "Checkpoint every so many steps.",
+        "save_total_limit": "Keep only so many checkpoints.",
+        "resume_from_checkpoint": "Go on: with --output_dir RUN from its last checkpoint, or from a checkpoint given.",
+        "report_to": "Trackers: tensorboard, wandb, trackio, none.",
+    },
+    "GRPO and batches": {
+        "learning_rate": "Of GRPO steps.",
+        "lr_scheduler_type": "Shape of the learning rates after the warm-up: linear, cosine, constant, ...",
+        "per_device_train_batch_size": "Rollouts per device and micro-batch.",
+        "gradient_accumulation_steps": "Micro-batches per optimizer step, of both kinds.",
+        "num_generations": "Rollouts per prompt (group size).",
+        "max_completion_length": "Longest rollout, in tokens.",
+        "temperature": "Of the rollouts and of sampled exams.",
+        "beta": "Weight of GRPO's KL term; 0 loads no reference model.",
+        "steps_per_generation": "Micro-batches of rollouts generated at a time. Default: one optimizer step's.",
+        "num_iterations": "How often each rollout is trained on.",
+        "reward_weights": "Of correctness and format; the built-in tasks take 1.0 0.1.",
+        "max_grad_norm": "Clip gradients at this global norm; 0 measures without clipping.",
+        "per_device_eval_batch_size": "Completions generated at a time in an exam.",
+    },
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,25 +180,24 @@ def _help() -> str:
     from .parsing import RECIPES, Parser
 
     actions = Parser().actions()
-    groups = {
-        "Task": tuple(TaskConfig.__dataclass_fields__),
-        "SFT and the schedule": tuple(SASRConfig.__annotations__),
-        **_COMMON,
-    }
-    console = Console(width=min(Console().width, 110), highlight=False)
+    ours = {"Task": TaskConfig.__dataclass_fields__, "SFT and the schedule": SASRConfig.__annotations__}
+    groups = {title: {name: actions[name].help or "" for name in names} for title, names in ours.items()}
+    console = Console(width=min(Console().width, 120), highlight=False)
     with console.capture() as capture:
-        console.print(_USAGE, markup=False)
-        for title, names in groups.items():
+        console.print(_USAGE, markup=False, soft_wrap=True)
+        for title, settings in (groups | _COMMON).items():
             table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
             table.add_column(no_wrap=True)
             table.add_column()
-            for name in names:
-                action = actions[name]
-                text = " ".join((action.help or "").replace("%%", "%").split())
-                default = "" if action.default in (None, "", []) else f" [{action.default}]"
-                table.add_row(f"  --{name}", f"{text}{default}".replace("[", r"\["))
+            for name, text in settings.items():
+                default = actions[name].default
+                shown = "" if default in (None, "", []) else f" [{default}]"
+                table.add_row(f"  --{name}", f"{text}{shown}".replace("[", r"\["))
             console.print(table)
             console.print()
-        console.print("Recipes: " + ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))), markup=False)
-        console.print("All settings of TRL's GRPOConfig and ModelConfig work too: sasr train --help_all", markup=False)
+        recipes = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        console.print(
+            f"Recipes: {recipes}. Without --config the recipe named like the task fills in what is not given."
+        )
+        console.print("All settings of TRL's GRPOConfig and ModelConfig work too: sasr train --help_all")
     return capture.get().rstrip()

@@ -57,6 +57,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     elif is_main():
         check_free(directory)
     name = settings.model.model_name_or_path
+    if settings.model.load_in_4bit or settings.model.load_in_8bit:
+        raise InputError("load_in_4bit and load_in_8bit are not supported: leave them out (LoRA works: --use_peft)")
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
