@@ -54,8 +54,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     check_reward_weights(task, settings)
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
-    elif is_main():
-        check_free(directory)
+    if is_main():
+        check_free(directory) if checkpoint is None else claim(directory)
     name = settings.model.model_name_or_path
     if settings.model.load_in_4bit or settings.model.load_in_8bit:
         raise InputError("load_in_4bit and load_in_8bit are not supported: leave them out (LoRA works: --use_peft)")
@@ -132,7 +132,8 @@ def _how_to_go_on(directory: Path, step: int) -> str:
     if checkpoint is None:
         return f"stopped before the first checkpoint; start again with another output_dir than {directory}"
     again = f"sasr train --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
-    return f"stopped at step {step}, saved in {checkpoint.name}; go on with: {again}"
+    saved = "saved in" if checkpoint.name == f"checkpoint-{step}" else "the last checkpoint is"
+    return f"stopped at step {step}, {saved} {checkpoint.name}; go on with: {again}"
 
 
 def check_reward_weights(task: Task, settings: Settings) -> None:
