@@ -1,0 +1,244 @@
+"""Whole runs of the real command: what they write, and that a kill, Ctrl-C or SIGTERM costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+LIMIT = 240  # seconds: a hanging run fails
+
+SETTINGS = {
+    "train_rows": 200,
+    "exam_rows": 8,
+    "exam_samples": 2,
+    "max_steps": 24,
+    "sft_warmup_steps": 4,
+    "per_device_train_batch_size": 16,
+    "num_generations": 4,
+    "steps_per_generation": 2,
+    "num_iterations": 2,
+    "gamma": 0.8,
+    "sft_norm_ema": 0.0,
+    "per_device_sft_batch_size": 8,
+    "max_completion_length": 32,
+    "save_steps": 3,
+    "save_total_limit": 20,
+    "seed": 5,
+}
+LAST = SETTINGS["max_steps"]
+
+
+def command(directory: Path | None, *more: str) -> list[str]:
+    flags = [text for key, value in SETTINGS.items() for text in (f"--{key}", str(value))]
+    where = [] if directory is None else ["--output_dir", str(directory)]
+    return [sys.executable, "-m", "sasr", "train", *flags, *where, *more]
+
+
+def resume_command(directory: Path) -> list[str]:
+    return [sys.executable, "-m", "sasr", "train", "--output_dir", str(directory), "--resume_from_checkpoint"]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    try:
+        out, errors = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == status, out[-2000:] + errors[-4000:]
+    assert "Traceback" not in errors
+    return out
+
+
+def metrics(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(lines: list[dict]) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "step_seconds"} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert without_times(metrics(a)) == without_times(metrics(b))
+    ends = [directory / f"checkpoint-{LAST}" for directory in (a, b)]
+    weights, others = (load_file(next(end.glob("*model.safetensors"))) for end in ends)
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    moments, other_moments = (torch.load(end / "optimizer.pt", weights_only=True)["state"] for end in ends)
+    assert moments.keys() == other_moments.keys()
+    for key, state in moments.items():
+        assert all(torch.equal(state[name], other_moments[key][name]) for name in state)
+    exams = [json.loads((directory / "exam.json").read_text()) for directory in (a, b)]
+    for exam in exams:
+        for figures in exam.values():
+            del figures["seconds"]
+    assert exams[0] == exams[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The uninterrupted run, and what it printed."""
+    directory = tmp_path_factory.mktemp("cli") / "whole"
+    out = finish(start(command(directory)))
+    (directory.parent / "printed").write_text(out)
+    return directory
+
+
+def test_metrics_follow_the_rule(whole):
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, LAST + 1))
+    assert [line["phase"] for line in lines] == ["warm-up"] * 4 + ["hybrid"] * (LAST - 4)
+    assert {line["kind"] for line in lines[4:]} == {"sft", "grpo"}
+    for before, line in zip([None, *lines], lines, strict=False):
+        for key in ("loss", "grad_norm", "learning_rate", "u", "p_sft", "sft_grad_norm", "step_seconds"):
+            assert isinstance(line[key], float), key
+        assert line["sft_steps"] + line["grpo_steps"] == line["step"]
+        assert ("sft_loss" in line) == (line["kind"] == "sft")
+        if line["phase"] == "hybrid":
+            last, scale = before["sft_grad_norm"], lines[3]["warmup_grad_norm"]
+            assert line["p_sft"] == pytest.approx(last / (last + 0.8 * scale), rel=1e-9)
+            assert line["kind"] == ("sft" if line["u"] < line["p_sft"] else "grpo")
+    norms = [line["grad_norm"] for line in lines[:4]]
+    assert lines[3]["warmup_grad_norm"] == pytest.approx((norms[2] + norms[3]) / 2)
+
+
+def test_exam_figures_are_those_of_the_kept_completions(whole):
+    exams = json.loads((whole / "exam.json").read_text())
+    assert [(label, exam["step"]) for label, exam in exams.items()] == [("initial", 0), ("warmup", 4), ("final", LAST)]
+    for label, exam in exams.items():
+        records = [json.loads(line) for line in (whole / "exams" / f"{label}.jsonl").read_text().splitlines()]
+        assert len(records) == exam["rows"] == 8
+        samples = [sample for record in records for sample in record["samples"]]
+        assert len(samples) == 16
+        assert exam["greedy_accuracy"] == sum(record["greedy"]["correct"] for record in records) / 8
+        assert exam["pass_at"]["1"] == pytest.approx(sum(sample["correct"] for sample in samples) / 16)
+        everything = samples + [record["greedy"] for record in records]
+        assert exam["truncation_rate"] == pytest.approx(sum(c["truncated"] for c in everything) / 24)
+
+
+def test_output_without_a_terminal_is_plain_lines(whole):
+    printed = (whole.parent / "printed").read_text()
+    assert "\x1b" not in printed and "\r" not in printed
+    assert f"step {LAST}/{LAST}" in printed and "p_sft" in printed and "steps/s" in printed
+    assert "at the end" in printed
+
+
+@pytest.mark.parametrize("part", ["", f"checkpoint-{LAST}", "checkpoint-3"])
+def test_models_load_in_plain_transformers(whole, part):
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer;"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]); tok = AutoTokenizer.from_pretrained(sys.argv[1]);"
+        "ids = tok('Tom has 3 pens.', return_tensors='pt');"
+        "print(len(model.generate(**ids, max_new_tokens=4)[0]) - ids['input_ids'].shape[1]);"
+        "assert 'sasr' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(whole / part)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 1 <= int(done.stdout) <= 4
+
+
+def test_config_file_runs_it_again(whole, tmp_path):
+    again = tmp_path / "again"
+    config = str(whole / "config.yaml")
+    finish(start([sys.executable, "-m", "sasr", "train", "--config", config, "--output_dir", str(again)]))
+    assert_same_run(again, whole)
+
+
+def wait_until(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def lines_written(directory: Path) -> int:
+    path = directory / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("moment", ["after the warm-up", "between checkpoints", "while a checkpoint is written"])
+def test_hard_kill_costs_nothing(whole, tmp_path, moment):
+    run = tmp_path / "run"
+    process = start(command(run))
+    conditions = {
+        "after the warm-up": lambda: lines_written(run) >= 5,
+        "between checkpoints": lambda: lines_written(run) >= 11,
+        "while a checkpoint is written": lambda: (run / ".unfinished" / "checkpoint-9").is_dir(),
+    }
+    wait_until(process, conditions[moment])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    finish(start(resume_command(run)))
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number, status):
+    run = tmp_path / "run"
+    process = start(command(run))
+    wait_until(process, lambda: lines_written(run) >= 7)
+    os.kill(process.pid, number)
+    out = finish(process, status)
+    (line,) = [line for line in out.splitlines() if line.startswith("stopped at step")]
+    step = int(line.split()[3].rstrip(","))
+    assert 7 <= step < LAST and (run / f"checkpoint-{step}").is_dir()
+    assert line.endswith(f"sasr train --output_dir {run} --resume_from_checkpoint")
+    assert lines_written(run) == step, "the step under way was finished and logged"
+    finish(start(resume_command(run)))
+    assert_same_run(run, whole)
+
+
+def test_stop_during_the_exam_loses_nothing(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    # as if the run had been killed in its last exam: all steps are done, the result is not there
+    exams = json.loads((run / "exam.json").read_text())
+    del exams["final"]
+    (run / "exam.json").write_text(json.dumps(exams))
+    finish(start(resume_command(run)))
+    assert_same_run(run, whole)
+
+
+def test_lora_run_and_resume(tmp_path):
+    lora = ["--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "all-linear"]
+    finish(start(command(tmp_path / "whole", *lora)))
+    part = tmp_path / "part"
+    part.mkdir()
+    for name in ("config.yaml", "metrics.jsonl", "exam.json", "initial_model", "checkpoint-6"):
+        source = tmp_path / "whole" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, part / name)
+    exams = json.loads((part / "exam.json").read_text())
+    del exams["final"]
+    (part / "exam.json").write_text(json.dumps(exams))
+    finish(start(resume_command(part)))
+    assert (part / "adapter_model.safetensors").is_file()
+    assert_same_run(part, tmp_path / "whole")
+
+
+def test_help_and_version():
+    for flags, expected in (
+        (["--version"], "sasr 0."),
+        ([], "sasr train --config gsm8k"),
+        (["train", "--help"], "--sft_warmup_steps"),
+        (["train", "--help_all"], "--adam_beta2"),
+    ):
+        assert expected in finish(start([sys.executable, "-m", "sasr", *flags]))

@@ -1,0 +1,122 @@
+"""Two processes on CPU (gloo), started by torchrun: the same gradient, the same decisions, the same resumed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_resume import assert_same, outcome
+from test_trainer_equality import first_sft_gradient
+
+TESTS = Path(__file__).parent
+LIMIT = 300  # seconds; a rank that waits for ever must fail the test, not hang it
+
+PRELUDE = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import toy
+rank, out = int(os.environ["RANK"]), Path({out!r})
+"""
+
+
+def torchrun(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def run_script(tmp_path: Path, body: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PRELUDE.format(tests=str(TESTS), out=str(tmp_path)) + body)
+    torchrun([str(script)], tmp_path)
+
+
+def test_sft_gradient_of_two_processes_is_that_of_one(tmp_path):
+    run_script(
+        tmp_path,
+        """
+from test_trainer_equality import first_sft_gradient
+gradient, norm, loss, spy = first_sft_gradient(out / "run", per_device_sft_batch_size=8)
+(out / f"{rank}.json").write_text(json.dumps([gradient.tolist(), norm, loss, spy.args.world_size]))
+""",
+    )
+    one = first_sft_gradient(tmp_path / "one", per_device_sft_batch_size=16)
+    for rank in (0, 1):
+        gradient, norm, loss, world_size = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert world_size == 2
+        assert norm == pytest.approx(one[1], rel=1e-5)
+        assert loss == pytest.approx(one[2], rel=1e-5)
+        difference = sum((a - b) ** 2 for a, b in zip(gradient, one[0].tolist(), strict=True)) ** 0.5
+        assert difference < 1e-5 * one[1]
+
+
+def test_decisions_are_the_same_on_all_ranks(tmp_path):
+    """... although each rank samples, and scores, other rollouts."""
+    run_script(
+        tmp_path,
+        """
+trained = toy.trainer(out / "run", max_steps=24, divergence_weight=0.3, divergence_every=3)
+seen, finish = [], trained._finish_step
+def record(norm):
+    buffer = trained._buffered_inputs
+    finish(norm)
+    own = buffer[0]["completion_ids"].tolist() if trained.plan.grpo_weight else None
+    seen.append([trained.plan.kind, trained.plan.sft_probability, trained.tracker.state_dict(), own])
+trained._finish_step = record
+trained.train()
+(out / f"{rank}.json").write_text(json.dumps(seen))
+""",
+    )
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [step[:3] for step in ranks[0]] == [step[:3] for step in ranks[1]]
+    kinds = [step[0] for step in ranks[0]][4:]
+    assert {"sft", "grpo"} == set(kinds)
+    assert any(a[3] != b[3] for a, b in zip(*ranks, strict=True) if a[3])
+
+
+def test_two_process_run_resumes_bit_for_bit_in_the_middle_of_a_rollout_buffer(tmp_path):
+    body = """
+import shutil
+settings = dict(max_steps=14, save_strategy="steps", save_steps=1, steps_per_generation=4, num_iterations=2,
+                gradient_accumulation_steps=2, gamma=0.5)
+trained = toy.trainer(out / {name!r}, **settings)
+trained.train(resume_from_checkpoint={resume!r})
+"""
+    run_script(tmp_path, body.format(name="whole", resume=None))
+    middle = {}
+    for step in range(5, 14):
+        state = json.loads((tmp_path / "whole" / f"checkpoint-{step}" / "sasr_state.json").read_text())
+        middle[step] = state["rollout_step"] % 8
+    step = next(step for step in sorted(middle) if middle[step])  # micro-batches into a generation of 8
+    (tmp_path / "part").mkdir()
+    os.rename(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "part" / f"checkpoint-{step}")
+    run_script(tmp_path, body.format(name="part", resume=True))
+    expected, resumed = (outcome(tmp_path / name, 14) for name in ("whole", "part"))
+    assert expected["signals"]["counts"]["grpo_steps"] > 1
+    assert_same(resumed, expected)
+    for rank in (0, 1):
+        files = [tmp_path / name / "checkpoint-14" / f"rng_state_{rank}.pth" for name in ("whole", "part")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_command_line_under_torchrun(tmp_path):
+    flags = {
+        "output_dir": "run", "train_rows": 100, "exam_rows": 5, "exam_samples": 2, "max_steps": 8,
+        "sft_warmup_steps": 3, "per_device_train_batch_size": 8, "num_generations": 4, "per_device_sft_batch_size": 4,
+        "max_completion_length": 16, "save_steps": 4, "use_cpu": "true",
+    }  # fmt: skip
+    argv = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    done = torchrun(["-m", "sasr", "train", *argv], tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert done.stdout.count("done: ") == 1, "only one process talks"
+    exams = json.loads((tmp_path / "run" / "exam.json").read_text())
+    assert {label: exam["rows"] for label, exam in exams.items()} == {"initial": 5, "warmup": 5, "final": 5}
