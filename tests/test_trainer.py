@@ -279,3 +279,39 @@ def test_completion_tables_only_from_steps_with_rollouts(tmp_path):
     tables = {int(p.stem.rpartition("_")[2]) for p in (tmp_path / "completions").glob("*.parquet")}
     with_rollouts = {e["step"] for e in trained.state.log_history if e.get("sasr/grpo_weight")}
     assert tables - {16} == with_rollouts - {16}
+
+
+def test_epochs_instead_of_steps(tmp_path):
+    """24 prompts, two a GRPO step: one epoch is 12 steps."""
+    trained = toy.trainer(tmp_path, max_steps=-1, num_train_epochs=1.5)
+    trained.train()
+    assert trained.state.global_step == 18
+
+
+def test_evaluation_during_training_leaves_the_run_as_it_was(tmp_path):
+    changes = {"eval_strategy": "steps", "eval_steps": 4, "per_device_eval_batch_size": 8, "num_generations_eval": 4}
+    trained = toy.trainer(tmp_path / "a", more={"eval_dataset": toy.rows(4)}, **changes)
+    trained.train()
+    evaluated = [entry for entry in trained.state.log_history if "eval_reward" in entry]
+    assert [entry["step"] for entry in evaluated] == [4, 8, 12]
+    assert trained.counts["sft_steps"] + trained.counts["grpo_steps"] == 12
+
+
+def test_checkpoints_without_training_state(tmp_path):
+    trained = toy.trainer(tmp_path, save_strategy="steps", save_steps=6, save_only_model=True)
+    trained.train()
+    assert (tmp_path / "checkpoint-6" / "model.safetensors").is_file()
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        toy.trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_tensorboard_gets_the_metrics(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    trained = toy.trainer(tmp_path / "run", report_to="tensorboard")
+    trained.train()
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.*")}
+    events = EventAccumulator(str(folder)).Reload()
+    shown = [scalar.value for scalar in events.Scalars("train/sasr/p_sft")]
+    assert shown == pytest.approx([p for (p,) in toy.history(trained, "sasr/p_sft")])

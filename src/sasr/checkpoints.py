@@ -102,7 +102,7 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 def publish(staged: Path, final: Path) -> None:
     """Flush a staged checkpoint to disk and put it in its place, replacing one of the same name."""
     sizes = {str(p.relative_to(staged)): p.stat().st_size for p in staged.rglob("*") if p.is_file()}
-    del sizes[STATE_FILE]  # read_state says what is wrong with it
+    sizes.pop(STATE_FILE, None)  # read_state says what is wrong with it; save_only_model writes none
     (staged / MANIFEST).write_text(json.dumps(sizes))
     for path in [p for p in staged.rglob("*") if p.is_file()]:
         with open(path, "rb") as file:

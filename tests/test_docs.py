@@ -1,0 +1,87 @@
+"""What the documentation says works."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import toy
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def sasr(cwd: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "sasr", "train", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+SMALL = [
+    *("--max_steps", "8", "--sft_warmup_steps", "3", "--per_device_train_batch_size", "8", "--num_generations", "4"),
+    *("--max_completion_length", "8", "--exam_rows", "2", "--exam_samples", "2"),
+]
+
+
+def test_task_of_your_own(tmp_path):
+    """The example of docs/tasks.md, on a local model; beta > 0 loads the reference model by path."""
+    (code,) = blocks("docs/tasks.md", "python")
+    (tmp_path / "my_task.py").write_text(code)
+    words = ["".join(str((3 * i + j) % 10) for j in range(3)) for i in range(20)]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps({"word": word}) + "\n" for word in words))
+    toy.model(directory=tmp_path / "lm")
+    where = ["--task", "my_task.py:Reverse", "--data", "words.jsonl", "--model_name_or_path", "lm"]
+    printed = sasr(tmp_path, *where, "--output_dir", "run", "--beta", "0.1", *SMALL)
+    assert "done: " in printed
+    assert (tmp_path / "run" / "reference_model.safetensors").is_file()
+
+
+def test_jsonl_rows_need_no_code(tmp_path):
+    rows = [
+        {"prompt": "1+2=", "completion": "3", "answer": "3"},
+        {"prompt": "2+2=", "completion": None, "answer": "4"},
+        {"prompt": "3+3=", "completion": "6"},
+    ] * 4
+    rows = [{**row, "prompt": f"{i}{row['prompt']}"} for i, row in enumerate(rows)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    toy.model(directory=tmp_path / "lm")
+    where = ["--task", "jsonl", "--data", "rows.jsonl", "--model_name_or_path", "lm"]
+    assert "done: " in sasr(tmp_path, *where, *SMALL)
+    assert (tmp_path / "runs" / "jsonl-1" / "exam.json").is_file()
+
+
+def test_tiny_model_with_beta(tmp_path):
+    """A model made from scratch has no path of its own to load the reference model from: it gets one."""
+    printed = sasr(tmp_path, "--beta", "0.05", "--train_rows", "50", *SMALL)
+    assert "done: " in printed
+    assert (tmp_path / "runs" / "stories-1" / "initial_model" / "model.safetensors").is_file()
+
+
+def test_links_lead_somewhere():
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_setting_is_documented():
+    from sasr import SASRConfig, TaskConfig
+
+    text = (ROOT / "docs" / "settings.md").read_text()
+    for cls in (SASRConfig, TaskConfig):
+        for name in cls.__annotations__:
+            assert f"`{name}`" in text or f"{name}:" in text, name
+
+
+def test_every_metric_is_documented(tmp_path):
+    from sasr.callbacks import _NAMES
+
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert all(f"`{name}`" in text for name in _NAMES.values())
