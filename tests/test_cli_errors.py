@@ -309,6 +309,23 @@ def finished(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def finished_lora(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished_lora") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory.parent)
+        lora = ["--use_peft", "true", "--lora_r", "2", "--lora_target_modules", "all-linear"]
+        assert sasr.cli.main(["train", *SMALL, "--output_dir", "run", *lora]) == 0
+    return directory
+
+
+@pytest.fixture
+def lora_run(finished_lora):
+    copy = Path(shutil.copytree(finished_lora, "run"))
+    shutil.rmtree(copy / "checkpoint-4")
+    return copy
+
+
 @pytest.fixture
 def run(finished):
     return Path(shutil.copytree(finished, "run"))
@@ -343,6 +360,25 @@ def test_checkpoint_of_another_world_size(error, run):
     state["fingerprint"]["world_size"] = 2
     path.write_text(json.dumps(state))
     assert "world_size: 2 then, 1 now" in error(*RESUME)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--lora_alpha", "64"], "adapter lora_alpha: 32 then, 64 now"),
+        (["--lora_r", "4"], "parameters: "),
+        (["--dtype", "bfloat16"], "dtype: torch.float32 then, torch.bfloat16 now"),
+        (["--train_rows", "30"], "data: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_checkpoint_of_another_model_or_data(lora_run, capsys, flags, fragment):
+    """What only the loaded model shows is still one line, before the first step."""
+    before = (lora_run / "metrics.jsonl").read_text()
+    status = sasr.cli.main(["train", *RESUME, *flags])
+    out, err = capsys.readouterr()
+    assert fragment in checked(status, "", err) and "Traceback" not in out
+    assert (lora_run / "metrics.jsonl").read_text() == before
 
 
 def test_directory_that_is_no_checkpoint(error, run):

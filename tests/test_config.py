@@ -6,7 +6,7 @@ import pytest
 
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints
 from sasr.parsing import RECIPES, parse
-from sasr.schedules import SCHEDULES, Sasr, Static
+from sasr.schedules import SCHEDULES, ChordMu, Random, Sasr, Static
 
 
 def config(**changes) -> SASRConfig:
@@ -22,6 +22,9 @@ def test_defaults_that_follow_others():
 
 
 def test_schedules_take_their_settings():
+    assert config(schedule="random", sft_share=0.2).build_schedule() == Random(0.2)
+    chord = config(schedule="chord_mu", mu_peak=0.5, mu_valley=0.1, mu_decay_steps=7).build_schedule()
+    assert chord == ChordMu(0.5, 0.1, 7)
     assert config(gamma=2.0, divergence_weight=0.3).build_schedule() == Sasr(2.0, 0.3, 0.1)
     assert config(schedule="static").build_schedule() == Static(switch_step=4)
     assert config(schedule="static", switch_step=7).build_schedule() == Static(switch_step=7)
@@ -41,7 +44,14 @@ def test_schedules_take_their_settings():
         ({"sft_warmup_steps": -1}, "sft_warmup_steps is -1"),
         ({"sft_warmup_steps": 11}, "longer than the run"),
         ({"schedule": "static", "sft_warmup_steps": 0}, "static needs"),
-        ({"switch_step": 5}, "a setting of schedule static"),
+        ({"switch_step": 5}, "switch_step is a setting of schedule static, not of sasr"),
+        ({"sft_share": 0.3}, "sft_share is a setting of schedule random, not of sasr"),
+        ({"schedule": "chord_mu", "gamma": 2.0}, "gamma is a setting of schedule sasr, not of chord_mu"),
+        ({"schedule": "chord_mu", "mu_peak": 1.2}, "mu_peak is 1.2: it must be between 0 and 1"),
+        ({"schedule": "chord_mu", "mu_decay_steps": 0}, "mu_decay_steps is 0"),
+        ({"schedule": "random", "sft_share": -0.1}, "sft_share is -0.1"),
+        ({"schedule": "nowhere:Rule"}, "schedule 'nowhere:Rule': cannot import nowhere"),
+        ({"schedule": "math:pi"}, "must be a schedule with plan"),
         ({"max_grad_norm": None}, "max_grad_norm is None"),
         ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
         ({"divergence_weight": 1.5}, "between 0 and 1"),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,40 @@ trained.train(resume_from_checkpoint={resume!r})
     for rank in (0, 1):
         files = [tmp_path / name / "checkpoint-14" / f"rng_state_{rank}.pth" for name in ("whole", "part")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
+    """torchrun passes the signal on; the ranks get it at different moments, and agree."""
+    flags = {
+        "output_dir": "run", "train_rows": 100, "exam_rows": 0, "max_steps": 400, "sft_warmup_steps": 3,
+        "per_device_train_batch_size": 8, "num_generations": 4, "per_device_sft_batch_size": 4,
+        "max_completion_length": 16, "save_steps": 1000, "use_cpu": "true",
+    }  # fmt: skip
+    argv = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    written, output = tmp_path / "run" / "metrics.jsonl", tmp_path / "output"
+    with open(output, "w") as file:
+        launcher = subprocess.Popen(
+            [*command, "-m", "sasr", "train", *argv], cwd=tmp_path, env=environment, stdout=file, stderr=file
+        )
+    try:
+        deadline = time.monotonic() + LIMIT
+        while not written.exists() or written.read_bytes().count(b"\n") < 6:
+            assert launcher.poll() is None, output.read_text()[-4000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        launcher.terminate()
+        launcher.wait(timeout=LIMIT)
+    finally:
+        launcher.kill()
+    (line,) = [line for line in output.read_text().splitlines() if line.startswith("stopped at step")]
+    step = written.read_bytes().count(b"\n")
+    assert line.startswith(f"stopped at step {step}, saved in checkpoint-{step};")
+    assert 6 <= step < 400
+    checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+    assert {f"sasr_tensors_{rank}.pt" for rank in (0, 1)} <= {p.name for p in checkpoint.iterdir()}
+    assert json.loads((checkpoint / "sasr_state.json").read_text())["fingerprint"]["world_size"] == 2
 
 
 def test_command_line_under_torchrun(tmp_path):

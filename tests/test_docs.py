@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import toy
@@ -43,6 +44,19 @@ def test_task_of_your_own(tmp_path):
     assert (tmp_path / "run" / "reference_model.safetensors").is_file()
 
 
+def test_schedule_of_your_own(tmp_path):
+    """The example of docs/schedules.md decides the steps of a run, which resumes."""
+    (code,) = blocks("docs/schedules.md", "python")
+    (tmp_path / "my_rule.py").write_text(code)
+    where = ["--schedule", "my_rule.py:StudyWhenFarOff", "--train_rows", "50", "--output_dir", "run"]
+    printed = sasr(tmp_path, *where, *SMALL, "--save_steps", "4")
+    assert "done: " in printed
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for before, line in pairwise(lines[2:]):
+        assert (line["kind"] == "sft") == (before["sft_grad_norm"] > 1.5 * before["warmup_grad_norm"])
+    sasr(tmp_path, "--resume_from_checkpoint", "run/checkpoint-4")
+
+
 def test_jsonl_rows_need_no_code(tmp_path):
     rows = [
         {"prompt": "1+2=", "completion": "3", "answer": "3"},
@@ -60,7 +74,7 @@ def test_jsonl_rows_need_no_code(tmp_path):
 def test_tiny_model_with_beta(tmp_path):
     """A model made from scratch has no path of its own to load the reference model from: it gets one."""
     printed = sasr(tmp_path, "--beta", "0.05", "--train_rows", "50", *SMALL)
-    assert "done: " in printed
+    assert "reference model of beta: the policy at the end of the warm-up" in printed
     assert (tmp_path / "runs" / "stories-1" / "initial_model" / "model.safetensors").is_file()
 
 

@@ -55,6 +55,7 @@ VARIANTS = {
     "divergence-probe": {"divergence_weight": 0.5, "divergence_every": 2, "divergence_probe": 4},
     "sparse-logs": {"logging_steps": 5},
     "beta": {"beta": 0.1},
+    "both-losses": {"schedule": "chord_mu", "mu_decay_steps": 6, "steps_per_generation": 2, "num_iterations": 2},
     "lora": {"lora": True},
 }
 

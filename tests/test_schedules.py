@@ -10,7 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sasr.schedules import SCHEDULES, Grpo, Sasr, Sft, Signals, Static, StepPlan, coin, decide, draw
+from sasr.schedules import (
+    SCHEDULES,
+    Alternate,
+    ChordMu,
+    Cosine,
+    Grpo,
+    Random,
+    Sasr,
+    Sft,
+    Signals,
+    Static,
+    StepPlan,
+    coin,
+    decide,
+    draw,
+)  # fmt: skip
 from sasr.signals import SignalTracker
 
 norms = st.floats(0, 1e6, allow_nan=False)
@@ -100,6 +115,55 @@ def test_static_switches_once():
     assert kinds == ["sft"] * 8 + ["grpo"] * 4
     assert {decide(Sft(), signals(step)).kind for step in range(12)} == {"sft"}
     assert [decide(Grpo(), signals(step)).kind for step in range(12)] == ["sft"] * 5 + ["grpo"] * 7
+
+
+def test_alternate_takes_turns():
+    kinds = [decide(Alternate(), signals(step)).kind for step in range(10)]
+    assert kinds == ["sft"] * 5 + ["grpo", "sft", "grpo", "sft", "grpo"]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(20, 1.0), (40, (1 + math.cos(math.pi / 4)) / 2), (60, 0.5), (80, (1 - math.cos(math.pi / 4)) / 2)],
+)
+def test_cosine_by_hand(step, expected):
+    """80 steps after a warm-up of 20: a quarter, half and three quarters of the way."""
+    plan = Cosine().plan(signals(step, warmup_steps=20))
+    assert plan.sft_probability == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_is_half_sft():
+    plans = [Cosine().plan(signals(step, draw(3, step), warmup_steps=20)) for step in range(20, 100)]
+    assert sum(plan.sft_probability for plan in plans) / 80 == pytest.approx(0.5, abs=0.01)
+    assert [plan.sft_weight for plan in plans] == [
+        float(draw(3, 20 + i) < p.sft_probability) for i, p in enumerate(plans)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_random_looks_at_no_signal(share):
+    plans = {Random(share).plan(signals(u=0.2, last=last)) for last in (0.0, 1.0, 100.0)}
+    assert plans == {StepPlan(float(share > 0.2), float(share <= 0.2), share)}
+    assert Random(share).uses(0, 10) == (share > 0, share < 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "mu"), [(5, 0.9), (105, 0.475), (55, 0.05 + 0.85 * 0.8535533905932737), (205, 0.05), (5000, 0.05)]
+)
+def test_chord_mu_by_hand(step, mu):
+    """peak .9 to valley .05 over 200 steps after a warm-up of 5; halfway (.9 + .05) / 2; the weights sum to 1."""
+    plan = ChordMu().plan(signals(step))
+    assert (plan.sft_weight, plan.grpo_weight) == (pytest.approx(mu), pytest.approx(1 - mu))
+    assert plan.kind == "both"
+
+
+def test_sasr_in_expectation_is_the_mixture_with_mu_equal_p():
+    """E[step gradient] = p g_SFT + (1 - p) g_GRPO, over the draws, for any two gradients."""
+    rule, g_sft, g_grpo = Sasr(gamma=0.7), 3.0, -1.0
+    plans = [rule.plan(signals(u=draw(0, step), last=1.3, warmup=1.0)) for step in range(20_000)]
+    mean = sum(plan.sft_weight * g_sft + plan.grpo_weight * g_grpo for plan in plans) / len(plans)
+    p = plans[0].sft_probability
+    assert mean == pytest.approx(p * g_sft + (1 - p) * g_grpo, abs=0.05)
 
 
 @pytest.mark.parametrize("weights", [(0, 0), (-1, 1), (1, -0.1)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, field
 
@@ -12,7 +11,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from .errors import InputError
+from . import plugins
+from .errors import InputError, unknown
 from .schedules import SCHEDULES, Schedule
 
 
@@ -33,11 +33,20 @@ class SASRConfig(GRPOConfig):
 
     Args:
         schedule (`str`, *optional*, defaults to `"sasr"`):
-            How the steps after the warm-up divide between SFT and GRPO: `"sasr"`, `"sft"`, `"grpo"` or `"static"`.
+            How the steps after the warm-up divide between SFT and GRPO: `"sasr"`, `"sft"`, `"grpo"`, `"static"`,
+            `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, or a class of your own as `module:Class`.
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
             W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one.
         switch_step (`int`, *optional*):
             `"static"` only: first GRPO step. Defaults to the end of the warm-up.
+        sft_share (`float`, *optional*, defaults to `0.5`):
+            `"random"`: probability of SFT in each step, such as the share that another run had.
+        mu_peak (`float`, *optional*, defaults to `0.9`):
+            `"chord_mu"`: weight of the SFT loss at the end of the warm-up; GRPO's is 1 - mu (arXiv 2508.11408).
+        mu_valley (`float`, *optional*, defaults to `0.05`):
+            `"chord_mu"`: weight of the SFT loss after `mu_decay_steps`.
+        mu_decay_steps (`int`, *optional*, defaults to `200`):
+            `"chord_mu"`: steps over which mu falls along a cosine.
         gamma (`float`, *optional*, defaults to `1.0`):
             `"sasr"`: pull towards GRPO, > 0. p_sft = 1 / (1 + gamma) while the SFT gradient norm stays at its warm-up
             level.
@@ -72,9 +81,18 @@ class SASRConfig(GRPOConfig):
             Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
     """
 
-    schedule: str = setting("sasr", "How steps after the warm-up divide between SFT and GRPO: sasr, sft, grpo, static.")
+    schedule: str = setting(
+        "sasr",
+        "How steps after the warm-up divide between SFT and GRPO: "
+        + ", ".join(SCHEDULES)
+        + ", or your own module:Class.",
+    )
     sft_warmup_steps: int = setting(0, "Optimizer steps of SFT before the schedule takes over; sasr needs at least 1.")
     switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
+    sft_share: float = setting(0.5, "random: probability of SFT in each step.")
+    mu_peak: float = setting(0.9, "chord_mu: weight of the SFT loss at the end of the warm-up.")
+    mu_valley: float = setting(0.05, "chord_mu: weight of the SFT loss after mu_decay_steps.")
+    mu_decay_steps: int = setting(200, "chord_mu: steps over which the weight falls.")
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
@@ -136,8 +154,8 @@ class SASRConfig(GRPOConfig):
             self.per_device_sft_batch_size = self.per_device_train_batch_size
 
     def _check_settings(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(unknown("schedule", self.schedule, SCHEDULES))
+        if self.schedule not in SCHEDULES and ":" not in self.schedule:
+            raise unknown("schedule", self.schedule, SCHEDULES, "module:Class for your own")
         for name in ("gamma", "divergence_target", "learning_rate", "temperature"):
             _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("sft_learning_rate", "sft_hybrid_learning_rate"):
@@ -145,28 +163,39 @@ class SASRConfig(GRPOConfig):
                 _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("divergence_every", "divergence_probe"):
             _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        for name in ("sft_share", "mu_peak", "mu_valley"):
+            _require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
+        _require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
         _require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
         _require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
         _require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
         _require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
         if self.warmup_norm not in ("mean", "last"):
-            raise InputError(unknown("warmup_norm", self.warmup_norm, ("mean", "last")))
+            raise unknown("warmup_norm", self.warmup_norm, ("mean", "last"))
         if self.reference_model not in (None, "initial", "warmup"):
-            raise InputError(unknown("reference_model", self.reference_model, ("initial", "warmup")))
+            raise unknown("reference_model", self.reference_model, ("initial", "warmup"))
         if self.max_steps > 0 and self.sft_warmup_steps > self.max_steps:
             raise InputError(
                 f"sft_warmup_steps ({self.sft_warmup_steps}) is longer than the run (max_steps {self.max_steps})"
             )
         if self.schedule == "static" and not self.sft_warmup_steps and not self.switch_step:
             raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
-        if self.switch_step is not None and self.schedule != "static":
-            raise InputError(f"switch_step is a setting of schedule static, not of {self.schedule}: remove it")
-        if SCHEDULES[self.schedule][0].needs_warmup and self.sft_warmup_steps < 1:
+        self._check_foreign_settings()
+        if self.build_schedule().needs_warmup and self.sft_warmup_steps < 1:
             raise InputError(
                 f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
             )
         if self.load_best_model_at_end:
             raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+
+    def _check_foreign_settings(self) -> None:
+        """A setting of another schedule would be ignored in silence."""
+        own = SCHEDULES[self.schedule][1] if self.schedule in SCHEDULES else ()
+        for owner, (_, names) in SCHEDULES.items():
+            for name in names:
+                default = type(self).__dataclass_fields__[name].default
+                if name not in own and getattr(self, name) != default:
+                    raise InputError(f"{name} is a setting of schedule {owner}, not of {self.schedule}: remove it")
 
     def _check_scheduler(self) -> None:
         # Tried out here on a parameter of no use: transformers would complain only after the model is loaded.
@@ -182,7 +211,7 @@ class SASRConfig(GRPOConfig):
     def _check_report_to(self) -> None:
         for name in self.report_to:
             if name not in INTEGRATION_TO_CALLBACK:
-                raise InputError(unknown("report_to", name, ("none", *INTEGRATION_TO_CALLBACK)))
+                raise unknown("report_to", name, ("none", *INTEGRATION_TO_CALLBACK))
             # flyte is missing from the list of those at hand
             if name != "flyte" and name not in get_available_reporting_integrations():
                 raise InputError(f"report_to {name}: its package is not installed; install it or set report_to to none")
@@ -199,6 +228,8 @@ class SASRConfig(GRPOConfig):
 
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""
+        if self.schedule not in SCHEDULES:
+            return plugins.load(self.schedule, "schedule", _is_schedule, "schedule with plan(signals) and uses(...)")
         cls, names = SCHEDULES[self.schedule]
         settings = {name: getattr(self, name) for name in names}
         if self.schedule == "static" and settings["switch_step"] is None:
@@ -248,11 +279,8 @@ class TaskConfig:
         _require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
 
 
-def unknown(what: str, given: str, known) -> str:
-    """`unknown schedule 'sasrr': use one of sasr, sft, ... (did you mean sasr?)`"""
-    close = difflib.get_close_matches(str(given), list(known), n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown {what} {given!r}: use one of {', '.join(known)}{hint}"
+def _is_schedule(found) -> bool:
+    return all(callable(getattr(found, name, None)) for name in ("plan", "uses")) and hasattr(found, "needs_warmup")
 
 
 def _require(name: str, value, holds, wanted: str) -> None:

@@ -1,4 +1,9 @@
-"""The one exception that users see as a single line instead of a traceback."""
+"""The one exception that users see as a single line instead of a traceback, and how it names what was meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,3 +12,23 @@ class InputError(ValueError):
     The message is one line that says what is wrong, where, and what to do about it. The command line prints it
     after `sasr: error:` and exits with status 2; in Python it is an ordinary `ValueError`.
     """
+
+
+def unknown(what: str, given: str, known: Iterable[str], also: str = "") -> InputError:
+    """`unknown schedule 'sasrr': use one of sasr, sft, ... (did you mean sasr?)`, as an exception to raise.
+
+    Args:
+        what (`str`): What kind of thing was named.
+        given (`str`): The name.
+        known (`Iterable[str]`): The names there are.
+        also (`str`, *optional*): Another way to give one, put after the names.
+    """
+    names = list(known)
+    listed = ", ".join(names) + (f", or {also}" if also else "")
+    return InputError(f"unknown {what} {given!r}: use one of {listed}{did_you_mean(given, names)}")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """` (did you mean sasr?)` or nothing."""
+    close = difflib.get_close_matches(str(given), list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from trl import ModelConfig, TrlParser
 
 from .config import SASRConfig, TaskConfig
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -82,9 +81,7 @@ def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:
     actions = parser.actions()
     for key, value in values.items():
         if key not in actions:
-            close = difflib.get_close_matches(str(key), list(actions), n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise InputError(f"{source}: unknown setting {key!r}{hint}")
+            raise InputError(f"{source}: unknown setting {key!r}{did_you_mean(key, actions)}")
         kinds = _kinds_of(key)
         several = actions[key].nargs == "+"
         items = value if several and isinstance(value, list) else [value]
@@ -166,8 +163,8 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     namespace, rest = parser.parse_known_args(argv)
     if rest:
         flag = rest[0].split("=")[0]
-        close = difflib.get_close_matches(flag, [o for a in parser._actions for o in a.option_strings], n=1)
-        raise InputError(f"unknown argument {flag}{f' (did you mean {close[0]}?)' if close else ''}")
+        flags_known = [option for action in parser._actions for option in action.option_strings]
+        raise InputError(f"unknown argument {flag}{did_you_mean(flag, flags_known)}")
     values = vars(namespace)
     if values["reward_weights"] is None:
         values["reward_weights"] = list(_DEFAULT_REWARD_WEIGHTS)

@@ -95,6 +95,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
             f"note: {long} of {len(trainer.demonstrations)} demonstrations are longer than max_completion_length "
             f"({args.max_completion_length}): SFT teaches answers that rollouts and exams cut off"
         )
+    if args.beta:
+        which = {"initial": "the model before the warm-up", "warmup": "the policy at the end of the warm-up"}
+        say(f"reference model of beta: {which[trainer.reference.kind]}")
     if is_main():
         claim(directory)
         checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))

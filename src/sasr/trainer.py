@@ -316,11 +316,14 @@ class SASRTrainer(ResumableGRPOTrainer):
         """What a checkpoint must share with the run that resumes from it. Computed once: it reads all rows."""
         if self._fingerprint is None:
             ids = ({"ids": d.completion_ids} for d in self.demonstrations)
+            model = self.accelerator.unwrap_model(self.model)
             facts = {
                 "world_size": self.args.world_size,
-                "rule": repr(self.schedule),
+                "rule": f"{type(self.schedule).__qualname__} {vars(self.schedule)}",
                 "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
-                "parameters": sum(p.numel() for p in self.accelerator.unwrap_model(self.model).parameters()),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "dtype": str(model.dtype),
+                **_adapter_settings(model),
             }
             self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), **facts)
         return self._fingerprint
@@ -345,6 +348,18 @@ class SASRTrainer(ResumableGRPOTrainer):
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])
+
+
+def _adapter_settings(model) -> dict[str, Any]:
+    """Every setting of the PEFT adapters that decides what is computed, such as `lora_alpha`."""
+    found: dict[str, Any] = {}
+    for name, config in getattr(model, "peft_config", {}).items():
+        prefix = "" if name == "default" else f"{name}."
+        for key, value in config.to_dict().items():
+            if key not in ("base_model_name_or_path", "inference_mode", "auto_mapping"):
+                # a set has another order in each process
+                found[f"adapter {prefix}{key}"] = sorted(value) if isinstance(value, set | frozenset) else value
+    return found
 
 
 def _no_reward(completions, **columns):

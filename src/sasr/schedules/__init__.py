@@ -6,8 +6,12 @@ argument of the class have the same name.
 
 from __future__ import annotations
 
+from .alternate import Alternate
 from .base import GRPO_STEP, SFT_STEP, Schedule, Signals, StepPlan, coin, decide, draw
+from .chord_mu import ChordMu
+from .cosine import Cosine
 from .grpo import Grpo
+from .random import Random
 from .sasr import Sasr
 from .sft import Sft
 from .static import Static
@@ -17,13 +21,21 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "sft": (Sft, ()),
     "grpo": (Grpo, ()),
     "static": (Static, ("switch_step",)),
+    "alternate": (Alternate, ()),
+    "cosine": (Cosine, ()),
+    "random": (Random, ("sft_share",)),
+    "chord_mu": (ChordMu, ("mu_peak", "mu_valley", "mu_decay_steps")),
 }
 
 __all__ = [
     "GRPO_STEP",
     "SCHEDULES",
     "SFT_STEP",
+    "Alternate",
+    "ChordMu",
+    "Cosine",
     "Grpo",
+    "Random",
     "Sasr",
     "Schedule",
     "Sft",

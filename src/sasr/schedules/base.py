@@ -41,7 +41,8 @@ class StepPlan:
     Args:
         sft_weight (`float`): Weight of the SFT loss; 0 costs no forward pass.
         grpo_weight (`float`): Weight of the GRPO loss; 0 makes no rollouts.
-        sft_probability (`float`): p_t, what the draw was compared with (1 or 0 when nothing was drawn).
+        sft_probability (`float`): p_t, what the draw was compared with (1 or 0 when nothing was drawn); where both
+            losses act, the share of SFT in the mixture, which is what p_t is in expectation.
     """
 
     sft_weight: float

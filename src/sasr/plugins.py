@@ -1,0 +1,86 @@
+"""Objects of the user's own, named `module:object`: tasks and schedules."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .errors import InputError
+
+
+def load(spec: str, what: str, fits: Callable[[Any], bool], wanted: str) -> Any:
+    """The object that `module:object` stands for.
+
+    Args:
+        spec (`str`): The module is importable (the current directory is on the path) or a file, as in
+            `my/tasks.py:MyTask`. The object is what is wanted, or a class or function that returns it when called
+            without arguments.
+        what (`str`): What is loaded, for messages.
+        fits (`Callable`): Whether an object is what is wanted.
+        wanted (`str`): What is wanted, for messages.
+
+    Raises:
+        [`InputError`]: It cannot be imported, made, or is something else.
+    """
+    module_name, _, object_name = spec.rpartition(":")
+    if not module_name or not object_name:
+        raise InputError(
+            f"{what} '{spec}': give both parts of module:object, for example my_{what}s.py:My{what.title()}"
+        )
+    found: Any = _import(module_name, f"{what} '{spec}'")
+    for part in object_name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{what} '{spec}': {module_name} has no '{object_name}'; check the name after the colon")
+        found = getattr(found, part)
+    made = found
+    if callable(found) and (isinstance(found, type) or not fits(found)):
+        try:
+            made = found()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{what} '{spec}': calling {object_name}() failed: {_describe(error)}; correct it"
+            ) from error
+    if not fits(made):
+        shown = " ".join(repr(made).split())[:80]
+        raise InputError(
+            f"{what} '{spec}': must be a {wanted} (subclass, instance or function that returns one), not {shown}"
+        )
+    return made
+
+
+def _import(name: str, whose: str) -> ModuleType:
+    # Last, so that a folder named like an installed package does not hide it.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        path = os.path.abspath(os.path.expanduser(name))
+        if not os.path.isfile(path):
+            raise InputError(f"{whose}: no such file {name}; check the path (from {os.getcwd()})")
+        loader_spec = importlib.util.spec_from_file_location(f"_sasr_user_{abs(hash(path))}", path)
+        assert loader_spec is not None and loader_spec.loader is not None
+        module = importlib.util.module_from_spec(loader_spec)
+        # Registered first: dataclasses and pickle look a class's module up by name.
+        sys.modules[loader_spec.name] = module
+        loader_spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{whose}: cannot import {name}: {_describe(error)}; correct it") from error
+
+
+def _describe(error: Exception) -> str:
+    """The error and the line of the user's code that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "" if not last or last[0].filename.startswith("<") else f" ({last[0].filename}:{last[0].lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -1,0 +1,25 @@
+"""A coin whose bias falls from SFT to GRPO along a cosine, whatever the model does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .base import Signals, StepPlan, coin
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """p_t = (1 + cos(pi t / T)) / 2 over the T steps after the warm-up, t from 0: from 1 down to almost 0, half on
+    average."""
+
+    needs_warmup: ClassVar[bool] = False
+
+    def plan(self, signals: Signals) -> StepPlan:
+        length = max(signals.total_steps - signals.warmup_steps, 1)
+        progress = min((signals.step - signals.warmup_steps) / length, 1.0)
+        return coin((1 + math.cos(math.pi * progress)) / 2, signals)
+
+    def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
+        return True, total_steps > warmup_steps
