@@ -125,7 +125,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     counts = trainer.counts
     say(
         f"done: {counts['sft_steps']} SFT and {counts['grpo_steps']} GRPO steps, {counts['rollout_tokens']} rollout "
-        f"tokens; model, metrics.jsonl and exam.json are in {directory}"
+        f"tokens; all of it is in {directory}"
     )
     return 0
 
