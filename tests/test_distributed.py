@@ -83,6 +83,23 @@ trained.train()
     assert any(a[3] != b[3] for a, b in zip(*ranks, strict=True) if a[3])
 
 
+def test_steps_of_both_losses_keep_the_ranks_together(tmp_path):
+    """Two forward passes and one backward pass through DDP."""
+    run_script(
+        tmp_path,
+        """
+trained = toy.trainer(out / "run", schedule="chord_phi", mu=0.3, sft_warmup_steps=0, max_steps=6,
+                      gradient_accumulation_steps=2)
+trained.train()
+weights = {name: p.detach().flatten().tolist() for name, p in trained.model.named_parameters()}
+(out / f"{rank}.json").write_text(json.dumps([trained.counts, weights]))
+""",
+    )
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    assert ranks[0][0]["sft_steps"] == ranks[0][0]["grpo_steps"] == 6
+
+
 def test_two_process_run_resumes_bit_for_bit_in_the_middle_of_a_rollout_buffer(tmp_path):
     body = """
 import shutil

@@ -14,6 +14,7 @@ from sasr.schedules import (
     SCHEDULES,
     Alternate,
     ChordMu,
+    ChordPhi,
     Cosine,
     Grpo,
     Random,
@@ -155,6 +156,11 @@ def test_chord_mu_by_hand(step, mu):
     plan = ChordMu().plan(signals(step))
     assert (plan.sft_weight, plan.grpo_weight) == (pytest.approx(mu), pytest.approx(1 - mu))
     assert plan.kind == "both"
+
+
+def test_chord_phi_is_a_constant_mixture_with_weighted_tokens():
+    assert ChordPhi().plan(signals(step=5)) == ChordPhi().plan(signals(step=90))
+    assert ChordPhi(0.2).plan(signals()) == StepPlan(0.2, 0.8, 0.2, token_weight="phi")
 
 
 def test_sasr_in_expectation_is_the_mixture_with_mu_equal_p():

@@ -9,6 +9,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import toy
 from sasr.demonstrations import collate
+from sasr.schedules import StepPlan
 from sasr.streams import RowStream
 
 
@@ -81,9 +82,10 @@ def test_sft_schedule_equals_plain_cross_entropy_training(tmp_path):
     np.testing.assert_allclose(toy.history(ours, "loss", "grad_norm"), plain_sft(12, 8, rates), rtol=1e-5)
 
 
-def first_sft_gradient(tmp_path, **changes):
-    """Gradient (flat), norm and loss of the first SFT step."""
+def first_sft_gradient(tmp_path, rule=None, **changes):
+    """Gradient (flat), norm and loss of the first SFT step: of the warm-up, or as a rule of its own has it."""
     seen = {}
+    kind = {"sft_warmup_steps": 1} if rule is None else {"sft_warmup_steps": 0, "schedule": "sft"}
 
     class Spy(toy.SASRTrainer):
         def _get_grad_norm(self, model, grad_norm=None):
@@ -95,7 +97,8 @@ def first_sft_gradient(tmp_path, **changes):
     spy = Spy(
         model=toy.model(),
         reward_funcs=toy.reward,
-        args=toy.settings(tmp_path, max_steps=1, sft_warmup_steps=1, max_grad_norm=0.0, **changes),
+        args=toy.settings(tmp_path, max_steps=1, max_grad_norm=0.0, **kind, **changes),
+        schedule=rule,
         train_dataset=ragged_rows(),
         processing_class=toy.tokenizer(),
     )
@@ -139,9 +142,39 @@ def test_sft_gradient_is_the_same_for_every_split_of_the_batch(tmp_path, tempera
     np.testing.assert_allclose(norm, torch.linalg.norm(expected).item(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7], ids=["fused-head", "plain-head"])
+def test_phi_weights_tokens_by_p_times_one_minus_p(tmp_path, temperature):
+    """The gradient of -sum p (1 - p) log p / tokens with p held fixed, by hand on the same batch."""
+    gradient, _, _, spy = first_sft_gradient(
+        tmp_path, per_device_sft_batch_size=8, gradient_accumulation_steps=2, steps_per_generation=2,
+        temperature=temperature, rule=OnlySftPhi(),
+    )  # fmt: skip
+    lm = toy.model()
+    batch = collate([spy.demonstrations[i] for i in RowStream(16, spy.args.seed + 1).take(16)], pad_token_id=0)
+    labels = batch["labels"][:, 1:]
+    logits = lm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    logps = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0][labels != -100]
+    p = logps.detach().exp()
+    (-(p * (1 - p) * logps).sum() / len(logps)).backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in lm.parameters()])
+    assert torch.linalg.norm(gradient - expected) / torch.linalg.norm(expected) < 1e-5
+    # the logged loss stays the plain negative log-likelihood
+    logged = toy.history(spy, "sasr/sft_loss")[0][0]
+    assert logged == pytest.approx(-float(logps.detach().mean()), rel=1e-5)
+
+
+class OnlySftPhi:
+    needs_warmup = False
+
+    def plan(self, signals):
+        return StepPlan(1.0, 0.0, 1.0, token_weight="phi")
+
+    def uses(self, warmup_steps, total_steps):
+        return True, False
+
+
 def test_step_with_both_losses_has_the_weighted_sum_of_the_gradients(tmp_path):
     """Each loss keeps its own global denominator; the rollouts are the same because the seed is."""
-    from sasr.schedules import StepPlan
 
     class Fixed:
         needs_warmup = False

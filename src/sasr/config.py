@@ -34,7 +34,8 @@ class SASRConfig(GRPOConfig):
     Args:
         schedule (`str`, *optional*, defaults to `"sasr"`):
             How the steps after the warm-up divide between SFT and GRPO: `"sasr"`, `"sft"`, `"grpo"`, `"static"`,
-            `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, or a class of your own as `module:Class`.
+            `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, `"chord_phi"`, or a class of your own as
+            `module:Class`.
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
             W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one.
         switch_step (`int`, *optional*):
@@ -47,6 +48,8 @@ class SASRConfig(GRPOConfig):
             `"chord_mu"`: weight of the SFT loss after `mu_decay_steps`.
         mu_decay_steps (`int`, *optional*, defaults to `200`):
             `"chord_mu"`: steps over which mu falls along a cosine.
+        mu (`float`, *optional*, defaults to `0.1`):
+            `"chord_phi"`: weight of the SFT loss, whose tokens are weighted by p (1 - p) (arXiv 2508.11408).
         gamma (`float`, *optional*, defaults to `1.0`):
             `"sasr"`: pull towards GRPO, > 0. p_sft = 1 / (1 + gamma) while the SFT gradient norm stays at its warm-up
             level.
@@ -93,6 +96,7 @@ class SASRConfig(GRPOConfig):
     mu_peak: float = setting(0.9, "chord_mu: weight of the SFT loss at the end of the warm-up.")
     mu_valley: float = setting(0.05, "chord_mu: weight of the SFT loss after mu_decay_steps.")
     mu_decay_steps: int = setting(200, "chord_mu: steps over which the weight falls.")
+    mu: float = setting(0.1, "chord_phi: weight of the SFT loss.")
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
@@ -163,7 +167,7 @@ class SASRConfig(GRPOConfig):
                 _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("divergence_every", "divergence_probe"):
             _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        for name in ("sft_share", "mu_peak", "mu_valley"):
+        for name in ("sft_share", "mu_peak", "mu_valley", "mu"):
             _require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
         _require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
         _require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")

@@ -30,6 +30,7 @@ from .resumable import ResumableGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .signals import SignalTracker
 from .streams import RowStream
+from .token_weights import TOKEN_WEIGHTS
 
 
 class SASRTrainer(ResumableGRPOTrainer):
@@ -225,20 +226,20 @@ class SASRTrainer(ResumableGRPOTrainer):
         return sum(losses[1:], losses[0])
 
     def _sft_loss(self, model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sum of -log pi over this micro-batch's completion tokens / tokens of the *global* batch, times the number of
-        ranks because DDP averages gradients over them. Shapes (batch, length)."""
-        # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
-        fused = self.temperature == 1.0
+        """Sum of -w log pi over this micro-batch's completion tokens / tokens of the *global* batch, times the number
+        of ranks because DDP averages gradients over them. Shapes (batch, length)."""
+        labels = batch["labels"][:, 1:]
         with self.accelerator.autocast():
-            outputs = model(**batch, fused_lm_head=True) if fused else _forward_logits(model, batch)
-        if fused:
-            nll = -outputs.log_probs.sum()
-        else:
-            labels = batch["labels"][:, 1:]
-            logits = outputs.logits[:, :-1].float()
-            nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        self._sft_nll += float(nll.detach())
-        return nll / self._sft_items * self.accelerator.num_processes
+            if self.temperature == 1.0:
+                logps = model(**batch, fused_lm_head=True).log_probs  # 0 where there is no label
+            else:
+                # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
+                outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                logits = outputs.logits[:, :-1].float()
+                logps = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        self._sft_nll -= float(logps.detach().sum())
+        weights = TOKEN_WEIGHTS[self.plan.token_weight](logps)
+        return -(weights * logps).sum() / self._sft_items * self.accelerator.num_processes
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
@@ -365,10 +366,6 @@ def _adapter_settings(model) -> dict[str, Any]:
 def _no_reward(completions, **columns):
     """Stands in for a reward where none is needed."""
     return [0.0] * len(completions)
-
-
-def _forward_logits(model, batch):
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
 def _as_float(norm) -> float | None:

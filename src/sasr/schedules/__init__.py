@@ -9,6 +9,7 @@ from __future__ import annotations
 from .alternate import Alternate
 from .base import GRPO_STEP, SFT_STEP, Schedule, Signals, StepPlan, coin, decide, draw
 from .chord_mu import ChordMu
+from .chord_phi import ChordPhi
 from .cosine import Cosine
 from .grpo import Grpo
 from .random import Random
@@ -25,6 +26,7 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "cosine": (Cosine, ()),
     "random": (Random, ("sft_share",)),
     "chord_mu": (ChordMu, ("mu_peak", "mu_valley", "mu_decay_steps")),
+    "chord_phi": (ChordPhi, ("mu",)),
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "SFT_STEP",
     "Alternate",
     "ChordMu",
+    "ChordPhi",
     "Cosine",
     "Grpo",
     "Random",

@@ -43,11 +43,14 @@ class StepPlan:
         grpo_weight (`float`): Weight of the GRPO loss; 0 makes no rollouts.
         sft_probability (`float`): p_t, what the draw was compared with (1 or 0 when nothing was drawn); where both
             losses act, the share of SFT in the mixture, which is what p_t is in expectation.
+        token_weight (`str`, *optional*, defaults to `"uniform"`): Weight of each token in the SFT loss, by name (see
+            `sasr.token_weights`).
     """
 
     sft_weight: float
     grpo_weight: float
     sft_probability: float
+    token_weight: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.sft_weight < 0 or self.grpo_weight < 0 or self.sft_weight + self.grpo_weight == 0:
