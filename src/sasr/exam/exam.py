@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sasr.demonstrations import tokenize_prompts
 from sasr.errors import InputError
-from sasr.exam.generation import eos_ids_of, generate, tokenize_prompts, untouched
+from sasr.exam.generation import eos_ids_of, generate, untouched
 from sasr.exam.passk import bootstrap_interval, pass_at_k
 from sasr.tasks.base import Row, Task
 
@@ -85,30 +86,11 @@ def examine(
     rows: Sequence[Row],
     *,
     samples: int = 8,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    batch_size: int = 64,
-    seed: int = 0,
-    eos_token_ids: Sequence[int] | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> ExamResult:
     """Examine `model` on `rows` in this process. Arguments are those of [`examine_rows`]."""
     started = time.monotonic()
-    records = examine_rows(
-        model,
-        tokenizer,
-        task,
-        rows,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        batch_size=batch_size,
-        seed=seed,
-        eos_token_ids=eos_token_ids,
-        chat_template_kwargs=chat_template_kwargs,
-        progress=progress,
-    )
+    records = examine_rows(model, tokenizer, task, rows, samples=samples, **options)
     return summarise(records, samples, seconds=time.monotonic() - started)
 
 
@@ -167,7 +149,11 @@ def examine_rows(
     if samples and not temperature > 0:
         raise InputError(f"temperature of the exam must be positive, got {temperature}; greedy decoding is done anyway")
     eos_ids = eos_ids_of(model, tokenizer, eos_token_ids)
-    prompt_ids = tokenize_prompts([row["prompt"] for row in rows], tokenizer, chat_template_kwargs or {})
+    # Exactly as GRPO tokenises them: the exam asks what training asked.
+    prompt_ids = tokenize_prompts([row["prompt"] for row in rows], tokenizer, **(chat_template_kwargs or {}))
+    for index, ids in enumerate(prompt_ids):
+        if not ids:
+            raise InputError(f"the prompt of row {index} of the exam has no tokens")
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_ids[0]
     # top_k has a default of 50 in transformers, hence 0 by hand.
     common = {"max_new_tokens": max_new_tokens, "eos_token_id": eos_ids, "pad_token_id": pad_id, "use_cache": True}

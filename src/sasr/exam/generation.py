@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,26 +28,6 @@ def eos_ids_of(
         raise InputError(
             "neither tokenizer nor generation config has an end-of-sequence token; set one in the tokenizer"
         )
-    return ids
-
-
-def tokenize_prompts(
-    prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any]
-) -> list[list[int]]:
-    """Token ids of prompts, exactly those of `GRPOTrainer._tokenize_prompts`: the exam asks what training asked."""
-    if isinstance(prompts[0], str):
-        ids = tokenizer(text=list(prompts))["input_ids"]
-    else:
-        ids = tokenizer.apply_chat_template(
-            conversation=list(prompts),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            **chat_template_kwargs,
-        )["input_ids"]
-    for index, of_row in enumerate(ids):
-        if not of_row:
-            raise InputError(f"the prompt of row {index} of the exam has no tokens")
     return ids
 
 
