@@ -36,7 +36,9 @@ def torchrun(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
 
 def run_script(tmp_path: Path, body: str) -> None:
     script = tmp_path / "script.py"
-    script.write_text(PRELUDE.format(tests=str(TESTS), out=str(tmp_path)) + body)
+    # As `sasr` itself does it: gloo may abort a process that takes Python apart (pytorch/pytorch, pull 179291).
+    end = "\nsys.stdout.flush()\nos._exit(0)\n"
+    script.write_text(PRELUDE.format(tests=str(TESTS), out=str(tmp_path)) + body + end)
     torchrun([str(script)], tmp_path)
 
 

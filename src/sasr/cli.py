@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import InputError
 
@@ -60,13 +62,25 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the console command. Returns the exit status: 0; 2 after wrong input; 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        status = _dispatch(argv)
     except InputError as error:
         print(f"sasr: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        status = 2
     except KeyboardInterrupt:
         print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
-        return 130
+        status = 130
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave(status)
+    return status
+
+
+def _leave(status: int) -> NoReturn:
+    """End one of several processes without taking Python apart: gloo's threads may still hold tensors, and abort the
+    process when they let go of them then (github.com/pytorch/pytorch/pull/179291)."""
+    atexit._run_exitfuncs()  # trackers finish their uploads there
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _dispatch(argv: list[str]) -> int:
