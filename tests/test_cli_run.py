@@ -27,6 +27,7 @@ SETTINGS = {
     "num_generations": 4,
     "steps_per_generation": 2,
     "num_iterations": 2,
+    "beta": 0.05,  # so few steps earn no reward: this gives the rollouts a gradient
     "gamma": 0.8,
     "sft_norm_ema": 0.0,
     "per_device_sft_batch_size": 8,
@@ -104,6 +105,7 @@ def test_metrics_follow_the_rule(whole):
     assert [line["step"] for line in lines] == list(range(1, LAST + 1))
     assert [line["phase"] for line in lines] == ["warm-up"] * 4 + ["hybrid"] * (LAST - 4)
     assert {line["kind"] for line in lines[4:]} == {"sft", "grpo"}
+    assert any(line["grad_norm"] > 0 for line in lines if line["kind"] == "grpo"), "the rollouts must matter"
     for before, line in zip([None, *lines], lines, strict=False):
         for key in ("loss", "grad_norm", "learning_rate", "u", "p_sft", "sft_grad_norm", "step_seconds"):
             assert isinstance(line[key], float), key
@@ -134,7 +136,8 @@ def test_exam_figures_are_those_of_the_kept_completions(whole):
 def test_output_without_a_terminal_is_plain_lines(whole):
     printed = (whole.parent / "printed").read_text()
     assert "\x1b" not in printed and "\r" not in printed
-    assert f"step {LAST}/{LAST}" in printed and "p_sft" in printed and "steps/s" in printed
+    last = next(line for line in printed.splitlines() if line.startswith(f"step {LAST}/{LAST}"))
+    assert "p_sft" in last and ("steps/s" in last or "s/step" in last)  # as fast as the machine is
     assert "at the end" in printed
 
 
