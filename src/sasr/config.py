@@ -230,6 +230,11 @@ class SASRConfig(GRPOConfig):
                 f"({per_step}) must divide one another, so that a GRPO step uses whole slices of rollouts"
             )
 
+    def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
+        """Whether the run can contain (SFT, GRPO) steps, and so needs demonstrations, verifiable answers. With
+        `num_train_epochs` the length is not known yet: there is at least one step after the warm-up."""
+        return schedule.uses(self.sft_warmup_steps, max(self.max_steps, self.sft_warmup_steps + 1))
+
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""
         if self.schedule not in SCHEDULES:

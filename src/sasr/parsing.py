@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -140,7 +141,7 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     """
     argv, config = _take_config(list(argv))
     parser = Parser()
-    flags = _given_flags(argv, parser)
+    flags = _given_flags(argv)
     if config is not None:
         recipe, source = read_recipe(config), config
     elif defaults is not None:
@@ -203,7 +204,7 @@ def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
     return rest, config
 
 
-def _given_flags(argv: list[str], parser: Parser) -> dict[str, Any]:
+def _given_flags(argv: list[str]) -> dict[str, Any]:
     """The settings that flags name, with their values."""
     probe = Parser()
     for action in probe._actions:
@@ -213,8 +214,6 @@ def _given_flags(argv: list[str], parser: Parser) -> dict[str, Any]:
 
 
 def _set_environment(name: str, value: Any, source: str) -> None:
-    import os
-
     if not isinstance(value, (str, int, float)):
         raise InputError(f"{source}: env: {name} is {value!r}, but it must be text")
     os.environ[str(name)] = str(value)

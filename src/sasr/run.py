@@ -203,9 +203,7 @@ def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list
     demonstrations = load_rows(task, config.demonstrations, "train") if config.demonstrations else []
     if not rows:
         raise InputError("no training rows are left: give more data, or fewer exam_rows")
-    uses_sft, uses_grpo = args.build_schedule().uses(
-        args.sft_warmup_steps, max(args.max_steps, args.sft_warmup_steps + 1)
-    )
+    uses_sft, uses_grpo = args.kinds_of_steps(args.build_schedule())
     if uses_sft and not any(row.get("completion") for row in demonstrations or rows):
         raise InputError(
             f"task {task.name} has no demonstrations, but there are SFT steps: add completions, or use grpo"

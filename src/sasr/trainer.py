@@ -124,7 +124,7 @@ class SASRTrainer(ResumableGRPOTrainer):
                         f"the prompt of row {where + 1} has {len(ids)} tokens, more than max_prompt_length "
                         f"({args.max_prompt_length}): raise the limit or drop the row"
                     )
-        uses_sft, uses_grpo = self.schedule.uses(args.sft_warmup_steps, max(args.max_steps, args.sft_warmup_steps + 1))
+        uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
             raise InputError("there are SFT steps but no row has a demonstration: add completions, or use grpo")
         if uses_grpo and not self.rl_rows:
