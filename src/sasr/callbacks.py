@@ -31,6 +31,8 @@ _NAMES = {
     "sasr/warmup_grad_norm": "warmup_grad_norm",
     "sasr/divergence": "divergence",
     "sasr/sft_loss": "sft_loss",
+    "sasr/unsolved": "unsolved",
+    "sasr/failed_waiting": "failed_waiting",
     "sasr/sft_steps": "sft_steps",
     "sasr/grpo_steps": "grpo_steps",
     "sasr/sft_tokens": "sft_tokens",

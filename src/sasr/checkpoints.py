@@ -25,7 +25,7 @@ STAGING = ".unfinished"
 _FREE = {
     "output_dir", "run_name", "report_to", "project", "disable_tqdm", "resume_from_checkpoint", "overwrite_output_dir",
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-    "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
+    "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
     "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval",
 }  # fmt: skip
@@ -37,6 +37,18 @@ def fingerprint(settings: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
     world size and a digest of the data. JSON-safe."""
     kept = {k: v for k, v in settings.items() if k not in _FREE and not k.startswith(_FREE_PREFIXES)}
     return json.loads(json.dumps({**kept, **extra}, sort_keys=True, default=str))
+
+
+def adapter_settings(model) -> dict[str, Any]:
+    """Every setting of the PEFT adapters that decides what is computed, such as `lora_alpha`."""
+    found: dict[str, Any] = {}
+    for name, config in getattr(model, "peft_config", {}).items():
+        prefix = "" if name == "default" else f"{name}."
+        for key, value in config.to_dict().items():
+            if key not in ("base_model_name_or_path", "inference_mode", "auto_mapping"):
+                # a set has another order in each process
+                found[f"adapter {prefix}{key}"] = sorted(value) if isinstance(value, set | frozenset) else value
+    return found
 
 
 def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:

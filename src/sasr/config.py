@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import get_scheduler
@@ -13,7 +14,9 @@ from trl import GRPOConfig
 
 from . import plugins
 from .errors import InputError, unknown
+from .metrics import read_metrics
 from .schedules import SCHEDULES, Schedule
+from .selection import check_fresh
 
 
 def setting(default, text: str):
@@ -34,14 +37,16 @@ class SASRConfig(GRPOConfig):
     Args:
         schedule (`str`, *optional*, defaults to `"sasr"`):
             How the steps after the warm-up divide between SFT and GRPO: `"sasr"`, `"sft"`, `"grpo"`, `"static"`,
-            `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, `"chord_phi"`, or a class of your own as
-            `module:Class`.
+            `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, `"chord_phi"`, `"hpt"`, `"relift"`, `"luffy"`,
+            `"srft"`, `"uft"`, or a class of your own as `module:Class`.
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
             W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one.
         switch_step (`int`, *optional*):
             `"static"` only: first GRPO step. Defaults to the end of the warm-up.
         sft_share (`float`, *optional*, defaults to `0.5`):
             `"random"`: probability of SFT in each step, such as the share that another run had.
+        match_run (`str`, *optional*):
+            `"random"`: directory of another run, whose share of SFT steps after its warm-up becomes `sft_share`.
         mu_peak (`float`, *optional*, defaults to `0.9`):
             `"chord_mu"`: weight of the SFT loss at the end of the warm-up; GRPO's is 1 - mu (arXiv 2508.11408).
         mu_valley (`float`, *optional*, defaults to `0.05`):
@@ -50,6 +55,14 @@ class SASRConfig(GRPOConfig):
             `"chord_mu"`: steps over which mu falls along a cosine.
         mu (`float`, *optional*, defaults to `0.1`):
             `"chord_phi"`: weight of the SFT loss, whose tokens are weighted by p (1 - p) (arXiv 2508.11408).
+        hpt_gate (`int`, *optional*, defaults to `0`):
+            `"hpt"`: a question with at most so many correct rollouts is studied by SFT (arXiv 2509.04419).
+        luffy_shaping (`float`, *optional*, defaults to `0.1`):
+            `"luffy"`: c > 0 of the shaped ratio pi / (pi + c) of the demonstrations' tokens (arXiv 2504.14945).
+        hint_steps (`int`, *optional*, defaults to `300`):
+            `"uft"`: steps after the warm-up over which the hints before rollouts shrink (arXiv 2505.16984).
+        hint_weight (`float`, *optional*, defaults to `0.001`):
+            `"uft"`: weight of the likelihood of the hints' tokens.
         gamma (`float`, *optional*, defaults to `1.0`):
             `"sasr"`: pull towards GRPO, > 0. p_sft = 1 / (1 + gamma) while the SFT gradient norm stays at its warm-up
             level.
@@ -57,6 +70,9 @@ class SASRConfig(GRPOConfig):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
             `"sasr"`: divergence in nats per token that pulls towards SFT as much as an undiminished gradient norm.
+        sft_questions (`str`, *optional*, defaults to `"all"`):
+            `"sasr"`: which demonstrations SFT steps take: `"all"` in turn, or `"failed"`, first those of questions that
+            no rollout answered correctly (a rollout is correct if the first reward function gives it at least 1).
         divergence_every (`int`, *optional*, defaults to `10`):
             With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
             GRPO's own KL term is d_t.
@@ -66,6 +82,9 @@ class SASRConfig(GRPOConfig):
             g_warmup: `"mean"` over the last half of the warm-up, or `"last"`, the literal reading of the paper.
         sft_norm_ema (`float`, *optional*, defaults to `0.0`):
             g_last is the exponential mean of the SFT gradient norms with this decay in [0, 1); 0 is the last norm.
+        sft_norm_every (`int`, *optional*, defaults to `0`):
+            After so many steps without a new SFT gradient norm, measure that of the next SFT batch without taking a
+            step: it costs an SFT step's time. 0: only SFT steps measure it, as in the paper.
         sft_learning_rate (`float`, *optional*):
             Learning rate of SFT steps in the warm-up. Defaults to `learning_rate`, which is GRPO's.
         sft_hybrid_learning_rate (`float`, *optional*):
@@ -93,17 +112,24 @@ class SASRConfig(GRPOConfig):
     sft_warmup_steps: int = setting(0, "Optimizer steps of SFT before the schedule takes over; sasr needs at least 1.")
     switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
     sft_share: float = setting(0.5, "random: probability of SFT in each step.")
+    match_run: str | None = setting(None, "random: directory of another run whose share of SFT it takes.")
     mu_peak: float = setting(0.9, "chord_mu: weight of the SFT loss at the end of the warm-up.")
     mu_valley: float = setting(0.05, "chord_mu: weight of the SFT loss after mu_decay_steps.")
     mu_decay_steps: int = setting(200, "chord_mu: steps over which the weight falls.")
     mu: float = setting(0.1, "chord_phi: weight of the SFT loss.")
+    hpt_gate: int = setting(0, "hpt: study a question by SFT if at most so many of its rollouts are correct.")
+    luffy_shaping: float = setting(0.1, "luffy: c > 0 of the shaped ratio pi / (pi + c) of demonstrations.")
+    hint_steps: int = setting(300, "uft: steps after the warm-up over which the hints shrink.")
+    hint_weight: float = setting(0.001, "uft: weight of the likelihood of the hints' tokens.")
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
+    sft_questions: str = setting("all", "sasr: demonstrations of SFT steps: all in turn, or failed questions first.")
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
     warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half) or last.")
     sft_norm_ema: float = setting(0.0, "Decay in [0, 1) of the exponential mean of SFT gradient norms; 0 = the last.")
+    sft_norm_every: int = setting(0, "Measure the SFT gradient norm after so many steps without one; 0 = never.")
     sft_learning_rate: float | None = setting(None, "Learning rate of SFT in the warm-up. Default: learning_rate.")
     sft_hybrid_learning_rate: float | None = setting(
         None, "Learning rate of SFT after the warm-up. Default: sft_learning_rate."
@@ -150,6 +176,8 @@ class SASRConfig(GRPOConfig):
         self._check_scheduler()
         self._check_report_to()
         self._check_batches()
+        if getattr(self.build_schedule(), "needs_fresh_rollouts", False):
+            check_fresh(self, self.schedule)
         if self.sft_learning_rate is None:
             self.sft_learning_rate = self.learning_rate
         if self.sft_hybrid_learning_rate is None:
@@ -160,22 +188,27 @@ class SASRConfig(GRPOConfig):
     def _check_settings(self) -> None:
         if self.schedule not in SCHEDULES and ":" not in self.schedule:
             raise unknown("schedule", self.schedule, SCHEDULES, "module:Class for your own")
-        for name in ("gamma", "divergence_target", "learning_rate", "temperature"):
+        for name in ("gamma", "divergence_target", "learning_rate", "temperature", "luffy_shaping"):
             _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("sft_learning_rate", "sft_hybrid_learning_rate"):
             if getattr(self, name) is not None:
                 _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
-        for name in ("divergence_every", "divergence_probe"):
+        for name in ("divergence_every", "divergence_probe", "hint_steps"):
             _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         for name in ("sft_share", "mu_peak", "mu_valley", "mu"):
             _require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
         _require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
+        for name in ("hint_weight", "sft_norm_every"):
+            _require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        most = self.num_generations - 1
+        _require("hpt_gate", self.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
         _require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
         _require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
         _require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
         _require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
-        if self.warmup_norm not in ("mean", "last"):
-            raise unknown("warmup_norm", self.warmup_norm, ("mean", "last"))
+        for name, known in (("warmup_norm", ("mean", "last")), ("sft_questions", ("all", "failed"))):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
         if self.reference_model not in (None, "initial", "warmup"):
             raise unknown("reference_model", self.reference_model, ("initial", "warmup"))
         if self.max_steps > 0 and self.sft_warmup_steps > self.max_steps:
@@ -185,12 +218,20 @@ class SASRConfig(GRPOConfig):
         if self.schedule == "static" and not self.sft_warmup_steps and not self.switch_step:
             raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
         self._check_foreign_settings()
+        self._match_run()
         if self.build_schedule().needs_warmup and self.sft_warmup_steps < 1:
             raise InputError(
                 f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
             )
         if self.load_best_model_at_end:
             raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+
+    def _match_run(self) -> None:
+        if self.match_run is None:
+            return
+        if self.schedule != "random" or self.sft_share != type(self).__dataclass_fields__["sft_share"].default:
+            raise InputError("match_run is for schedule random, in place of sft_share: remove one of the settings")
+        self.sft_share = sft_share_of(self.match_run)
 
     def _check_foreign_settings(self) -> None:
         """A setting of another schedule would be ignored in silence."""
@@ -286,6 +327,15 @@ class TaskConfig:
                 _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         _require("exam_rows", self.exam_rows, lambda v: v >= 0, "0 or more")
         _require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
+
+
+def sft_share_of(run: str) -> float:
+    """Share of SFT steps among a run's steps after the warm-up; where both losses acted, their `p_sft` counts. Raises
+    `InputError` if it has none yet."""
+    steps = [m for m in read_metrics(Path(run) / "metrics.jsonl") if m.get("phase") == "hybrid"]
+    if not steps:
+        raise InputError(f"{run} has no steps after its warm-up, so no share of SFT: let it run first")
+    return sum(m["p_sft"] if m["kind"] == "both" else float(m["kind"] == "sft") for m in steps) / len(steps)
 
 
 def _is_schedule(found) -> bool:

@@ -276,7 +276,8 @@ def config_text(settings: Settings) -> str:
         for key in own:
             values.setdefault(key, getattr(group, key))
     values["seed"] = settings.training.seed
-    for key in ("output_dir", "resume_from_checkpoint"):
+    # match_run has become sft_share: the other run may be gone by the time this one goes on.
+    for key in ("output_dir", "resume_from_checkpoint", "match_run"):
         values.pop(key, None)
     for key in ("data", "demonstrations", "exam_data", "model_name_or_path"):
         if values.get(key) and Path(str(values[key])).exists():

@@ -27,12 +27,15 @@ class SignalTracker:
     warmup_count: int = 0
     warmup_last: float | None = None
     divergence: float | None = None
+    entropy: float | None = None
+    norm_step: int = -1
 
     def observe_sft_norm(self, step: int, norm: float | None) -> None:
         """Take the global norm before clipping of the SFT step with this index. A missing or non-finite one (fp16
         overflow) is ignored: the last good one stays."""
         if norm is None or not math.isfinite(norm):
             return
+        self.norm_step = step
         previous = self.sft_grad_norm
         self.sft_grad_norm = norm if previous is None else self.ema * previous + (1 - self.ema) * norm
         if step < self.warmup_steps:
@@ -46,6 +49,11 @@ class SignalTracker:
         if math.isfinite(divergence):
             self.divergence = divergence
 
+    def observe_entropy(self, entropy: float) -> None:
+        """Take the policy's mean entropy in a step, nats per token. A non-finite one is ignored."""
+        if math.isfinite(entropy):
+            self.entropy = entropy
+
     @property
     def warmup_grad_norm(self) -> float | None:
         """g_warmup so far; `None` if the warm-up gave no finite norm."""
@@ -54,7 +62,7 @@ class SignalTracker:
         # Every norm of the last half may have overflowed while an earlier one was finite.
         return self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
 
-    def signals(self, seed: int, step: int, total_steps: int) -> Signals:
+    def signals(self, seed: int, step: int, total_steps: int, failed_batches: float = 0.0) -> Signals:
         """The signals of the step about to be taken."""
         return Signals(
             step=step,
@@ -64,6 +72,8 @@ class SignalTracker:
             sft_grad_norm=self.sft_grad_norm,
             warmup_grad_norm=self.warmup_grad_norm if step >= self.warmup_steps else None,
             divergence=self.divergence,
+            entropy=self.entropy,
+            failed_batches=failed_batches,
         )
 
     def state_dict(self) -> dict[str, float | int | str | None]:

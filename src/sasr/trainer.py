@@ -12,6 +12,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,21 @@ from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from trl import GRPOTrainer
+from trl.trainer.utils import entropy_from_logits
 
-from . import checkpoints, demonstrations, reference
+from . import checkpoints, demonstrations, reference, training_rows
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
-from .resumable import ResumableGRPOTrainer
-from .schedules import GRPO_STEP, Schedule, StepPlan, decide
+from .rollouts import ObservedGRPOTrainer
+from .schedules import GRPO_STEP, SFT_STEP, Schedule, StepPlan, decide
+from .selection import AFTER_ROLLOUTS, BEFORE_THE_STEP, Chosen, Selection, check_fresh, divide
 from .signals import SignalTracker
 from .streams import RowStream
 from .token_weights import TOKEN_WEIGHTS
 
 
-class SASRTrainer(ResumableGRPOTrainer):
+class SASRTrainer(ObservedGRPOTrainer):
     """Trainer for step-wise adaptive integration of SFT and GRPO (SASR, arXiv 2505.13026), and its baselines.
 
     Args:
@@ -83,8 +86,10 @@ class SASRTrainer(ResumableGRPOTrainer):
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
-        self._sft_nll = 0.0  # of the step under way, this rank's sum over tokens
-        self._sft_items = 0  # completion tokens of the step's global batch
+        self.selection = Selection(self)
+        self._chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
+        self._parts: list[dict[str, Any] | None] = []  # this rank's, by micro-batch
+        self._sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
         self._fingerprint: dict[str, Any] | None = None
         self._check_engine()
 
@@ -100,30 +105,9 @@ class SASRTrainer(ResumableGRPOTrainer):
                 self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _collect_rows(self, demonstration_dataset: Dataset | None) -> None:
-        args, rows = self.args, self.train_dataset
-        needed = [name for name in args.reward_columns if name in rows.column_names]
-        filled = zip(*(rows[name] for name in needed), strict=True) if needed else ((True,) for _ in rows)
-        self.rl_rows = [i for i, values in enumerate(filled) if all(v is not None and v != "" for v in values)]
-        source = rows if demonstration_dataset is None else demonstration_dataset
-        self.demonstrations = []
-        if "completion" in source.column_names:
-            chosen = [i for i, completion in enumerate(source["completion"]) if completion]
-            self.demonstrations = demonstrations.tokenize_demonstrations(
-                [source[i] for i in chosen],
-                self._tokenizer,
-                lambda prompts: self._tokenize_prompts(prompts)[0],
-                self.eos_token_ids,
-                **self.chat_template_kwargs,
-            )
-        if args.max_prompt_length is not None:
-            prompts = self._tokenize_prompts([rows[i]["prompt"] for i in self.rl_rows])[0] if self.rl_rows else []
-            asked = zip(self.rl_rows, prompts, strict=True)
-            for where, ids in [*asked, *enumerate(d.prompt_ids for d in self.demonstrations)]:
-                if len(ids) > args.max_prompt_length:
-                    raise InputError(
-                        f"the prompt of row {where + 1} has {len(ids)} tokens, more than max_prompt_length "
-                        f"({args.max_prompt_length}): raise the limit or drop the row"
-                    )
+        args = self.args
+        rows = training_rows.collect(self, demonstration_dataset)
+        self.rl_rows, self.demonstrations, self.demonstration_of_row = rows
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
             raise InputError("there are SFT steps but no row has a demonstration: add completions, or use grpo")
@@ -136,6 +120,8 @@ class SASRTrainer(ResumableGRPOTrainer):
         self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset)
 
     def _check_engine(self) -> None:
+        if self.args.sft_norm_every and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
         if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
 
@@ -157,6 +143,7 @@ class SASRTrainer(ResumableGRPOTrainer):
             next(epoch_iterator, None)
         self.restore_running_loss()
         self.reference.before_step(self.state.global_step)
+        self._probe_norm(num_batches)
         self.plan = self._decide()
         if self.optimizer_states is not None:
             self.optimizer_states.use("sft" if self.plan.kind == "sft" else "grpo")
@@ -164,37 +151,79 @@ class SASRTrainer(ResumableGRPOTrainer):
         return self._draw_batches(num_batches), None
 
     def _decide(self) -> StepPlan:
-        signals = self.tracker.signals(self.args.seed, self.state.global_step, self.state.max_steps)
-        plan = decide(self.schedule, signals)
+        step, waiting = self.state.global_step, self.selection.waiting_batches
+        plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
+        if plan.demonstrations in AFTER_ROLLOUTS:
+            check_fresh(self.args, self.args.schedule)
         # The signals are reduced over ranks and agree; should an engine round them differently, rank 0 decides, since
         # ranks that branch apart would wait for each other for ever.
         return broadcast_object_list([plan])[0] if self.args.world_size > 1 else plan
 
-    def _draw_batches(self, count: int) -> list[dict[str, Any]]:
-        batches: list[dict[str, Any]] = [{"plan": self.plan} for _ in range(count)]
-        if self.plan.sft_weight:
-            size, rank = self.args.per_device_sft_batch_size, self.args.process_index
-            drawn = self.sft_stream.take(size * count * self.args.world_size)
-            chosen = [self.demonstrations[i] for i in drawn]
-            self._sft_items = sum(len(d.completion_ids) for d in chosen)
-            self.counts["sft_tokens"] += self._sft_items
-            self.state.num_input_tokens_seen += sum(len(d.prompt_ids) + len(d.completion_ids) for d in chosen)
-            own = chosen[rank * size * count : (rank + 1) * size * count]
-            for i, batch in enumerate(batches):
-                part = own[i * size : (i + 1) * size]
-                batch["demonstrations"] = demonstrations.collate(part, self._tokenizer.pad_token_id)
-        if self.plan.grpo_weight:
+    def _probe_norm(self, count: int) -> None:
+        """Every so many steps without SFT: the gradient norm that the next SFT step would have. No step is taken."""
+        args, step = self.args, self.state.global_step
+        if (
+            not args.sft_norm_every
+            or step - max(self.tracker.norm_step, args.sft_warmup_steps - 1) <= args.sft_norm_every
+        ):
+            return
+        self.plan, position = SFT_STEP, self.sft_stream.position
+        batches = self._draw_batches(count, counted=False)
+        self.sft_stream.position = position
+        for i, batch in enumerate(batches):
+            last = i == count - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
+                super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
+        self.tracker.observe_sft_norm(step, _as_float(super()._get_grad_norm(self.model_wrapped)))
+        self.model_wrapped.zero_grad()
+        self._sft_sums = [0.0, 0.0]
+
+    def _draw_batches(self, count: int, counted: bool = True) -> list[dict[str, Any]]:
+        plan, args = self.plan, self.args
+        batches: list[dict[str, Any]] = [{"plan": plan, "index": i} for i in range(count)]
+        self._parts, self._chosen = [None] * count, Chosen([])
+        if plan.sft_weight and plan.demonstrations in BEFORE_THE_STEP:
+            size = args.per_device_sft_batch_size * count * args.world_size
+            self._study(self.selection.before_step(plan, size), counted)
+        if plan.grpo_weight:
             for i, batch in enumerate(batches):
                 batch["prompts"] = self._draw_prompts() if self.generates_at(self._step + i) else []
         return batches
+
+    def _study(self, chosen: Chosen, counted: bool = True) -> None:
+        """Take these demonstrations of all ranks for the step under way."""
+        args, self._chosen = self.args, chosen
+        self._parts = divide(
+            chosen, len(self._parts), args.process_index, args.world_size, self._tokenizer.pad_token_id
+        )
+        if counted:
+            self.counts["sft_tokens"] += chosen.tokens
+            self.state.num_input_tokens_seen += chosen.tokens + sum(len(d.prompt_ids) for d in chosen.demonstrations)
 
     def _draw_prompts(self) -> list[dict[str, Any]]:
         # The same global order and contiguous division over ranks as TRL's sampler, so that groups stay whole.
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         drawn = self.rl_stream.take(self.args.generation_batch_size // self.num_generations)
-        repeated = [i for i in drawn for _ in range(self.num_generations)]
+        self.selection.asked = [self.rl_rows[i] for i in drawn]
+        repeated = [row for row in self.selection.asked for _ in range(self.num_generations)]
         rank = self.args.process_index
-        return [self.train_dataset[self.rl_rows[i]] for i in repeated[rank * size : (rank + 1) * size]]
+        return [self.train_dataset[row] for row in repeated[rank * size : (rank + 1) * size]]
+
+    def hints_for_rollouts(self):
+        if self.plan.demonstrations != "hints":
+            return []
+        hints = self.selection.hints(self.plan)
+        if self.plan.sft_weight:
+            self._study(self.selection.hinted(hints))
+        repeated = [hint for hint in hints for _ in range(self.num_generations)]
+        size = len(repeated) // self.args.world_size
+        return repeated[self.args.process_index * size : (self.args.process_index + 1) * size]
+
+    def on_rollouts(self, rewards, output):
+        chosen, output["advantages"] = self.selection.after_rollouts(self.plan, rewards, output)
+        if chosen is not None:
+            self._study(chosen)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if inputs["plan"].grpo_weight:
@@ -206,40 +235,47 @@ class SASRTrainer(ResumableGRPOTrainer):
         if not isinstance(inputs, dict) or "plan" not in inputs:
             return super()._prepare_inputs(inputs)  # evaluation
         prepared = {"plan": inputs["plan"]}
-        if "demonstrations" in inputs:
-            prepared["demonstrations"] = self._prepare_input(inputs["demonstrations"])
         if "prompts" in inputs:
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
             if inputs["prompts"]:
                 # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.
                 self.counts["rollout_tokens"] += int(prepared["rollouts"]["num_items_in_batch"])
+        part = self._parts[inputs["index"]]  # only now: the rollouts may have decided it
+        if part is not None:
+            prepared["demonstrations"] = self._prepare_input(part)
         return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if "plan" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        plan, losses = inputs["plan"], []
+        plan, losses, chosen = inputs["plan"], [], self._chosen
         if "demonstrations" in inputs:
-            losses.append(plan.sft_weight * self._sft_loss(model, inputs["demonstrations"]))
+            losses.append(plan.sft_weight * chosen.sft_scale * self._sft_loss(model, inputs["demonstrations"]))
         if "rollouts" in inputs:
-            losses.append(plan.grpo_weight * super().compute_loss(model, inputs["rollouts"], return_outputs))
+            grpo = super().compute_loss(model, inputs["rollouts"], return_outputs)
+            losses.append(plan.grpo_weight * chosen.grpo_scale * grpo)
         return sum(losses[1:], losses[0])
 
     def _sft_loss(self, model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sum of -w log pi over this micro-batch's completion tokens / tokens of the *global* batch, times the number
         of ranks because DDP averages gradients over them. Shapes (batch, length)."""
+        advantages = batch.pop("advantages", torch.ones(1, 1, device=batch["labels"].device))
         labels = batch["labels"][:, 1:]
         with self.accelerator.autocast():
             if self.temperature == 1.0:
-                logps = model(**batch, fused_lm_head=True).log_probs  # 0 where there is no label
+                output = model(**batch, fused_lm_head=True)
+                logps, entropies = output.log_probs, output.entropy.detach()  # 0 where there is no label
             else:
                 # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
                 outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
                 logits = outputs.logits[:, :-1].float()
                 logps = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-        self._sft_nll -= float(logps.detach().sum())
-        weights = TOKEN_WEIGHTS[self.plan.token_weight](logps)
-        return -(weights * logps).sum() / self._sft_items * self.accelerator.num_processes
+                entropies = entropy_from_logits(logits.detach()) * (labels != -100)
+        self._sft_sums[0] -= float(logps.detach().sum())
+        self._sft_sums[1] += float(entropies.sum())
+        plan = self.plan
+        weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
+        return -(weights * logps).sum() / self._chosen.tokens * self.accelerator.num_processes
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
@@ -256,7 +292,8 @@ class SASRTrainer(ResumableGRPOTrainer):
             self.tracker.observe_divergence(sum(kl) / len(kl))
         for kind in ("sft", "grpo"):
             self.counts[f"{kind}_steps"] += plan.kind in (kind, "both")
-        metrics["sasr/p_sft"].append(plan.sft_probability)
+        share = self._chosen.sft_share
+        metrics["sasr/p_sft"].append(plan.sft_probability if share is None else share)
         metrics["sasr/sft_weight"].append(plan.sft_weight)
         metrics["sasr/grpo_weight"].append(plan.grpo_weight)
         for name in ("sft_grad_norm", "warmup_grad_norm", "divergence"):
@@ -265,11 +302,20 @@ class SASRTrainer(ResumableGRPOTrainer):
                 metrics[f"sasr/{name}"].append(value)
         for name, value in self.counts.items():
             metrics[f"sasr/{name}"] = [float(value)]
-        if plan.sft_weight:
-            nll = torch.tensor(self._sft_nll, dtype=torch.float64).to(self.accelerator.device, torch.float32)
-            nll = self.accelerator.reduce(nll, reduction="sum") if self.args.world_size > 1 else nll
-            metrics["sasr/sft_loss"].append(float(nll) / self._sft_items)
-            self._sft_nll = 0.0
+        if self._chosen.tokens:
+            sums = torch.tensor(self._sft_sums, dtype=torch.float64).to(self.accelerator.device, torch.float32)
+            sums = self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
+            nll, entropy = (sums / self._chosen.tokens).tolist()
+            metrics["sasr/sft_loss"].append(nll)
+            self._sft_sums = [0.0, 0.0]
+        if plan.grpo_weight:
+            last = metrics["entropy"][-self.current_gradient_accumulation_steps :]
+            self.tracker.observe_entropy(sum(last) / len(last))
+            if self.selection.unsolved is not None:
+                metrics["sasr/unsolved"].append(self.selection.unsolved)
+                metrics["sasr/failed_waiting"] = [float(len(self.selection.queue))]
+        elif self._chosen.tokens:
+            self.tracker.observe_entropy(entropy)
 
     # ---- learning rates ----
 
@@ -324,7 +370,7 @@ class SASRTrainer(ResumableGRPOTrainer):
                 "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "dtype": str(model.dtype),
-                **_adapter_settings(model),
+                **checkpoints.adapter_settings(model),
             }
             self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), **facts)
         return self._fingerprint
@@ -336,6 +382,8 @@ class SASRTrainer(ResumableGRPOTrainer):
             "sft_position": self.sft_stream.position,
             "rl_position": self.rl_stream.position,
             "signals": self.tracker.state_dict(),
+            "failed": self.selection.queue,
+            "unsolved": self.selection.unsolved,
             "counts": self.counts,
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
@@ -345,22 +393,11 @@ class SASRTrainer(ResumableGRPOTrainer):
         self.sft_stream.position = state["sft_position"]
         self.rl_stream.position = state["rl_position"]
         self.tracker.load_state_dict(state["signals"])
+        self.selection.queue, self.selection.unsolved = state["failed"], state["unsolved"]
         self.counts.update(state["counts"])
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])
-
-
-def _adapter_settings(model) -> dict[str, Any]:
-    """Every setting of the PEFT adapters that decides what is computed, such as `lora_alpha`."""
-    found: dict[str, Any] = {}
-    for name, config in getattr(model, "peft_config", {}).items():
-        prefix = "" if name == "default" else f"{name}."
-        for key, value in config.to_dict().items():
-            if key not in ("base_model_name_or_path", "inference_mode", "auto_mapping"):
-                # a set has another order in each process
-                found[f"adapter {prefix}{key}"] = sorted(value) if isinstance(value, set | frozenset) else value
-    return found
 
 
 def _no_reward(completions, **columns):

@@ -1,7 +1,7 @@
 """The private surface of TRL and transformers that sasr depends on, checked when the trainer is imported.
 
-Only `trainer.py` and `resumable.py` override it; `reference.py` and `callbacks.py` call a little of it. A release that
-renames one of these names is found here by a clear error, not by a wrong gradient.
+Only `trainer.py`, `rollouts.py` and `resumable.py` override it; others call a little of it. A release that renames one
+of these names is found here by a clear error, not by a wrong gradient.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ OVERRIDDEN = (
     # trainer.py: which batch a step gets, which loss, which learning rate, what is measured
     "get_train_dataloader", "get_batch_samples", "training_step", "_prepare_inputs", "compute_loss", "_get_grad_norm",
     "create_scheduler", "_get_learning_rate", "log",
+    # rollouts.py: what rollouts begin with, what is made of them
+    "_generate", "_tokenize_prompts", "_generate_and_score_completions", "_calculate_rewards",
     # resumable.py: what a checkpoint holds and when it counts
     "train", "_get_output_dir", "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
 )  # fmt: skip
 CALLED = (
     "_prepare_input", "_load_from_checkpoint",
-    "_tokenize_prompts", "_generate_single_turn", "_get_per_token_logps_and_entropies",
+    "_generate_single_turn", "_get_per_token_logps_and_entropies",
 )  # fmt: skip
 # Set in `__init__`, so they cannot be checked on the class; the tests of equality with stock TRL fail without them.
 ATTRIBUTES = (
     "_step", "_buffered_inputs", "_metrics", "_tokenizer", "_tr_loss", "_total_loss_scalar", "_globalstep_last_logged",
     "generation_config", "generation_kwargs", "eos_token_ids", "num_generations", "num_iterations", "log_completions",
-    "ref_model", "beta", "temperature", "chat_template_kwargs", "use_vllm", "shuffle_dataset",
+    "ref_model", "beta", "reward_weights", "scale_rewards", "_pending_metrics", "_pending_extra_logs",
+    "temperature", "chat_template_kwargs", "use_vllm", "shuffle_dataset",
     "current_gradient_accumulation_steps",
 )  # fmt: skip
 

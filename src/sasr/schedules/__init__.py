@@ -12,13 +12,18 @@ from .chord_mu import ChordMu
 from .chord_phi import ChordPhi
 from .cosine import Cosine
 from .grpo import Grpo
+from .hpt import Hpt
+from .luffy import Luffy
 from .random import Random
+from .relift import Relift
 from .sasr import Sasr
 from .sft import Sft
+from .srft import Srft
 from .static import Static
+from .uft import Uft
 
 SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
-    "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target")),
+    "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target", "sft_questions")),
     "sft": (Sft, ()),
     "grpo": (Grpo, ()),
     "static": (Static, ("switch_step",)),
@@ -27,6 +32,11 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "random": (Random, ("sft_share",)),
     "chord_mu": (ChordMu, ("mu_peak", "mu_valley", "mu_decay_steps")),
     "chord_phi": (ChordPhi, ("mu",)),
+    "hpt": (Hpt, ("hpt_gate",)),
+    "relift": (Relift, ()),
+    "luffy": (Luffy, ("luffy_shaping",)),
+    "srft": (Srft, ()),
+    "uft": (Uft, ("hint_steps", "hint_weight")),
 }
 
 __all__ = [
@@ -38,13 +48,18 @@ __all__ = [
     "ChordPhi",
     "Cosine",
     "Grpo",
+    "Hpt",
+    "Luffy",
     "Random",
+    "Relift",
     "Sasr",
     "Schedule",
     "Sft",
     "Signals",
+    "Srft",
     "Static",
     "StepPlan",
+    "Uft",
     "coin",
     "decide",
     "draw",

@@ -23,6 +23,9 @@ class Signals:
             the warm-up.
         divergence (`float` or `None`): d_t, KL of the policy from the reference, nats per token; `None` when it is not
             measured.
+        entropy (`float` or `None`): Mean entropy of the policy's next-token distribution in the last step, nats per
+            token: over the rollouts if it had any, else over the demonstrations; `None` before the first step.
+        failed_batches (`float`): SFT batches that the waiting questions without a correct rollout would fill.
     """
 
     step: int
@@ -32,11 +35,14 @@ class Signals:
     sft_grad_norm: float | None = None
     warmup_grad_norm: float | None = None
     divergence: float | None = None
+    entropy: float | None = None
+    failed_batches: float = 0.0
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How much of one optimizer step is SFT and how much is GRPO.
+    """One optimizer step as a composition: how much of it is SFT and how much GRPO (step level), which demonstrations
+    (prompt level), how much each token counts (token level).
 
     Args:
         sft_weight (`float`): Weight of the SFT loss; 0 costs no forward pass.
@@ -45,12 +51,28 @@ class StepPlan:
             losses act, the share of SFT in the mixture, which is what p_t is in expectation.
         token_weight (`str`, *optional*, defaults to `"uniform"`): Weight of each token in the SFT loss, by name (see
             `sasr.token_weights`).
+        token_parameter (`float`, *optional*, defaults to `0.0`): The parameter of that function, if it has one.
+        demonstrations (`str`, *optional*, defaults to `"all"`): Which demonstrations, by name (see `sasr.selection`).
+        gate (`int`, *optional*, defaults to `0`): For `"gated"`: the number of correct rollouts up to which a question
+            counts as failed.
+        hint (`float`, *optional*, defaults to `0.0`): For `"hints"`: expected share of the demonstration that is put
+            in front of a rollout.
+        pooled (`bool`, *optional*, defaults to `False`): For `"group"`: both losses are divided by the number of all
+            tokens, the demonstrations' and the rollouts'. Otherwise each keeps its own global denominator.
+        positive_weight (`float`, *optional*, defaults to `1.0`): For `"group"`: factor of the rollouts with a positive
+            advantage.
     """
 
     sft_weight: float
     grpo_weight: float
     sft_probability: float
     token_weight: str = "uniform"
+    token_parameter: float = 0.0
+    demonstrations: str = "all"
+    gate: int = 0
+    hint: float = 0.0
+    pooled: bool = False
+    positive_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.sft_weight < 0 or self.grpo_weight < 0 or self.sft_weight + self.grpo_weight == 0:
@@ -89,10 +111,10 @@ def draw(seed: int, step: int) -> float:
     return random.Random(f"{seed}:{step}").random()
 
 
-def coin(sft_probability: float, signals: Signals) -> StepPlan:
+def coin(sft_probability: float, signals: Signals, demonstrations: str = "all") -> StepPlan:
     """One SFT step with the given probability, otherwise one GRPO step."""
     sft = signals.draw < sft_probability
-    return StepPlan(float(sft), float(not sft), sft_probability)
+    return StepPlan(float(sft), float(not sft), sft_probability, demonstrations=demonstrations)
 
 
 def decide(schedule: Schedule, signals: Signals) -> StepPlan:

@@ -1,0 +1,71 @@
+"""`ResumableGRPOTrainer` whose rollouts can be looked at before they are trained on, and can begin with a hint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl.data_utils import is_conversational
+
+from .demonstrations import Ids
+from .resumable import ResumableGRPOTrainer
+
+
+class ObservedGRPOTrainer(ResumableGRPOTrainer):
+    """Adds two hooks to the generation of rollouts: [`hints_for_rollouts`] before, [`on_rollouts`] after."""
+
+    _hints: list[Ids] | None = None
+    _rewards_per_func: torch.Tensor
+
+    def hints_for_rollouts(self) -> list[Ids]:
+        """Token ids that this rank's rollouts begin with, one list each, or an empty list for none at all."""
+        return []
+
+    def on_rollouts(self, rewards: torch.Tensor, output: dict[str, Any]) -> None:
+        """Called with new rollouts: the rewards of all ranks, shape (rollouts, reward functions), and what TRL made of
+        this rank's, which may be changed."""
+
+    def rewards_of(self, inputs: list[dict[str, Any]], completion_ids: list[Ids]) -> torch.Tensor:
+        """What the reward functions give completions that are no rollouts, shape (completions, reward functions). To be
+        called on all ranks with the same ones."""
+        prompts = [row["prompt"] for row in inputs]
+        rewards = super()._calculate_rewards(inputs, prompts, self._texts(prompts, completion_ids), completion_ids)
+        # They are no part of what TRL reports on rollouts.
+        self._pending_metrics.clear()
+        self._pending_extra_logs.clear()
+        return rewards[: len(inputs)]
+
+    def _texts(self, prompts: list, completion_ids: list[Ids]) -> list:
+        texts = self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        if not is_conversational({"prompt": prompts[0]}):
+            return texts
+        return [[{"role": "assistant", "content": text}] for text in texts]
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._rewards_per_func
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            self.on_rollouts(self._rewards_per_func, output)
+        return output
+
+    def _generate(self, prompts):
+        hints = self.hints_for_rollouts() if self.model.training else []
+        if not any(hints):
+            return super()._generate(prompts)
+        self._hints = hints
+        try:
+            prompt_ids, completion_ids, tool_mask, _, *rest = super()._generate(prompts)
+        finally:
+            self._hints = None
+        # The verifier judges the whole answer.
+        whole = [hint + list(ids) for hint, ids in zip(hints, completion_ids, strict=True)]
+        return prompt_ids, completion_ids, tool_mask, self._texts(prompts, whole), *rest
+
+    def _tokenize_prompts(self, prompts):
+        prompt_ids, *rest = super()._tokenize_prompts(prompts)
+        if self._hints is not None:
+            prompt_ids = [[*ids, *hint] for ids, hint in zip(prompt_ids, self._hints, strict=True)]
+        return prompt_ids, *rest

@@ -1,0 +1,249 @@
+"""Which demonstrations a step learns from: the prompt level of a hybrid method, by name.
+
+| name | demonstrations | chosen |
+|---|---|---|
+| `all` | the next ones of the stream over all | before the step |
+| `failed` | first those of questions without a correct rollout, longest waiting first; then `all` | before the step |
+| `hints` | the prefixes that the step's rollouts begin with | before the rollouts |
+| `gated` | those of questions just asked with few correct rollouts, which GRPO then leaves out | after the rollouts |
+| `group` | those of questions just asked, each with its advantage in the group of its rollouts | after the rollouts |
+
+A rollout is correct if the first reward function gives it 1 or more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl.trainer.utils import nanstd
+
+from .demonstrations import Demonstration, Ids, collate
+from .errors import InputError
+from .schedules import StepPlan
+
+if TYPE_CHECKING:
+    from .trainer import SASRTrainer
+
+BEFORE_THE_STEP = ("all", "failed")
+AFTER_ROLLOUTS = ("gated", "group")
+_HINT_PARTS = 5  # of a demonstration, as in UFT
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The demonstrations of one optimizer step, of all ranks.
+
+    Args:
+        demonstrations (`list[Demonstration]`): May be none.
+        advantages (`list[float]` or `None`): One for each, for token weights that use them.
+        sft_scale (`float`), grpo_scale (`float`): Factors of the two losses beside the plan's weights.
+        sft_share (`float` or `None`): Share of SFT in the step where only the rollouts tell it.
+    """
+
+    demonstrations: list[Demonstration]
+    advantages: list[float] | None = None
+    sft_scale: float = 1.0
+    grpo_scale: float = 1.0
+    sft_share: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens, the denominator of the SFT loss."""
+        return sum(len(d.completion_ids) for d in self.demonstrations)
+
+
+class Selection:
+    """Chooses demonstrations and keeps the queue of failed questions. All ranks choose alike.
+
+    Args:
+        trainer ([`SASRTrainer`]): The trainer it belongs to, with its rows collected.
+
+    Attributes:
+        queue (`list[int]`): Indices of the demonstrations of failed questions that wait: the state.
+        unsolved (`float` or `None`): Share of the questions asked last without a correct rollout.
+    """
+
+    def __init__(self, trainer: SASRTrainer):
+        self.trainer = trainer
+        self.queue: list[int] = []
+        self.unsolved: float | None = None
+        self.asked: list[int] = []  # rows asked in the current rollouts, one per group, in the global order
+        self._rewards: dict[int, torch.Tensor] = {}  # of demonstrations
+
+    @property
+    def waiting_batches(self) -> float:
+        """SFT batches that the queue would fill."""
+        args = self.trainer.args
+        batch = (args.per_device_sft_batch_size or 1) * args.world_size * args.gradient_accumulation_steps
+        return len(self.queue) / batch
+
+    def before_step(self, plan: StepPlan, count: int) -> Chosen:
+        """`count` demonstrations, for `all` and `failed`."""
+        studied: list[int] = []
+        if plan.demonstrations == "failed":
+            studied, self.queue = self.queue[:count], self.queue[count:]
+        indices = studied + self.trainer.sft_stream.take(count - len(studied))
+        return Chosen([self.trainer.demonstrations[i] for i in indices])
+
+    # ---- hints ----
+
+    def hints(self, plan: StepPlan) -> list[Ids]:
+        """What the rollouts of each question asked begin with: a Binomial(5, `plan.hint`) number of fifths of its
+        demonstration without the end token, the same for all rollouts of the question. Drawn from (seed, step, row)."""
+        found: list[Ids] = []
+        for row in self.asked:
+            rng = random.Random(f"{self.trainer.args.seed}:hint:{self.trainer.state.global_step}:{row}")
+            parts = sum(rng.random() < plan.hint for _ in range(_HINT_PARTS))
+            index = self.trainer.demonstration_of_row.get(row)
+            ids = [] if index is None else self.trainer.demonstrations[index].completion_ids[:-1]
+            found.append(ids[: round(parts / _HINT_PARTS * len(ids))])
+        return found
+
+    def hinted(self, hints: Sequence[Ids]) -> Chosen:
+        """The hints as demonstrations of their questions."""
+        pairs = [(self._demonstration(row), hint) for row, hint in zip(self.asked, hints, strict=True) if hint]
+        return Chosen([replace(demonstration, completion_ids=hint) for demonstration, hint in pairs])
+
+    def _demonstration(self, row: int) -> Demonstration:
+        return self.trainer.demonstrations[self.trainer.demonstration_of_row[row]]
+
+    # ---- after the rollouts ----
+
+    def after_rollouts(
+        self, plan: StepPlan, rewards: torch.Tensor, output: dict[str, Any]
+    ) -> tuple[Chosen | None, torch.Tensor]:
+        """Look at the rollouts: keep the queue, choose demonstrations if the plan asks for it, change advantages.
+
+        Args:
+            plan ([`StepPlan`]): Of the step.
+            rewards (`torch.Tensor` of shape (rollouts of all ranks, reward functions)): As the functions gave them.
+            output (`dict`): What TRL made of the rollouts.
+
+        Returns:
+            The demonstrations of the step, `None` if they do not depend on the rollouts, and this rank's advantages.
+        """
+        group = self.trainer.num_generations
+        correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)  # NaN, a verifier's failure, is not correct
+        self._note_failures(correct)
+        advantages = output["advantages"]
+        if plan.demonstrations == "gated":
+            return self._gated(plan, correct, advantages)
+        if plan.demonstrations == "group":
+            return self._grouped(plan, rewards, output)
+        return None, advantages
+
+    def _note_failures(self, correct: torch.Tensor) -> None:
+        failed = [row for row, count in zip(self.asked, correct.tolist(), strict=True) if count == 0]
+        self.unsolved = len(failed) / len(self.asked)
+        waiting = set(self.queue)
+        for row in failed:
+            index = self.trainer.demonstration_of_row.get(row)
+            if index is not None and index not in waiting:
+                self.queue.append(index)
+                waiting.add(index)
+
+    def _gated(self, plan: StepPlan, correct: torch.Tensor, advantages: torch.Tensor) -> tuple[Chosen, torch.Tensor]:
+        known = self.trainer.demonstration_of_row
+        gated = [count <= plan.gate and row in known for row, count in zip(self.asked, correct.tolist(), strict=True)]
+        kept = torch.tensor([not g for g in gated], dtype=advantages.dtype, device=advantages.device)
+        advantages = advantages * self._own_part(kept.repeat_interleave(self.trainer.num_generations), advantages)
+        chosen = [self._demonstration(row) for row, g in zip(self.asked, gated, strict=True) if g]
+        share = len(chosen) / len(self.asked)
+        # Mean over questions: GRPO's denominator counts the tokens of all questions already.
+        return Chosen(chosen, sft_scale=share, sft_share=share), advantages
+
+    def _grouped(self, plan: StepPlan, rewards: torch.Tensor, output: dict[str, Any]) -> tuple[Chosen, torch.Tensor]:
+        trainer, own = self.trainer, output["advantages"]
+        known = [row for row in self.asked if row in trainer.demonstration_of_row]
+        weights = trainer.reward_weights.to(rewards.device)
+        totals = _total(rewards, weights).view(-1, trainer.num_generations)
+        joined = torch.full((len(self.asked), 1), torch.nan, device=rewards.device)
+        has = torch.tensor([row in trainer.demonstration_of_row for row in self.asked], device=rewards.device)
+        if known:
+            joined[has, 0] = _total(self._rewards_of(known), weights).to(rewards.device)
+        relative = group_advantages(torch.cat([totals, joined], dim=1), trainer.scale_rewards)
+        of_rollouts = self._own_part(relative[:, :-1].flatten(), own)
+        # Groups without demonstration keep what TRL computed.
+        with_demonstration = self._own_part(has.repeat_interleave(trainer.num_generations), own)
+        own = torch.where(with_demonstration, of_rollouts.to(own.dtype), own)
+        own = torch.where(own > 0, own * plan.positive_weight, own)
+        chosen = Chosen([self._demonstration(row) for row in known], relative[has, -1].tolist())
+        if plan.pooled:
+            rollout_tokens = int(output["num_items_in_batch"])
+            share = chosen.tokens / (chosen.tokens + rollout_tokens)
+            chosen = replace(chosen, sft_scale=share, grpo_scale=1 - share, sft_share=share)
+        return chosen, own
+
+    def _own_part(self, values: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """This rank's part of one value per rollout of all ranks."""
+        start = self.trainer.args.process_index * len(own)
+        return values[start : start + len(own)]
+
+    def _rewards_of(self, rows: list[int]) -> torch.Tensor:
+        """What the reward functions give the rows' demonstrations, shape (rows, reward functions). Asked once each."""
+        trainer = self.trainer
+        new = [row for row in dict.fromkeys(rows) if row not in self._rewards]
+        if new:
+            ids = [self._demonstration(row).completion_ids for row in new]
+            inputs = [trainer.train_dataset[row] for row in new]
+            rewards = trainer.rewards_of(inputs, ids).cpu()
+            self._rewards.update(zip(new, rewards, strict=True))
+        return torch.stack([self._rewards[row] for row in rows])
+
+
+def _total(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted sum as in TRL: functions that gave `None` are left out, NaN if all did. Shape (rollouts,)."""
+    total = (rewards.to(weights.device) * weights).nansum(1)
+    total[rewards.isnan().all(1)] = torch.nan
+    return total
+
+
+def group_advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
+    """Advantages relative to the group, as TRL computes them: (reward - mean) / (std + 1e-4), the std that of the group
+    (`scale` "group"), of all ("batch"), or none ("none"). Shape (groups, members); NaN members count for nothing and
+    get 0."""
+    relative = rewards - rewards.nanmean(1, keepdim=True)
+    if scale != "none":
+        std = nanstd(rewards, dim=1, keepdim=True) if scale == "group" else nanstd(rewards)
+        relative = relative / (std + 1e-4)
+    return relative.nan_to_num(0.0)
+
+
+def divide(chosen: Chosen, parts: int, rank: int, world: int, pad_token_id: int) -> list[dict[str, Any] | None]:
+    """This rank's micro-batches of a step's demonstrations, in contiguous parts of equal size.
+
+    A part may come out empty: `None` on one process; on several a demonstration without labels stands in for it,
+    because all ranks must run the same forward passes.
+    """
+    count = len(chosen.demonstrations)
+    if count == 0:
+        return [None] * parts
+    size = -(-count // (parts * world))
+    batches: list[dict[str, Any] | None] = []
+    for part in range(rank * parts, (rank + 1) * parts):
+        own = slice(part * size, (part + 1) * size)
+        members = chosen.demonstrations[own]
+        if not members and world == 1:
+            batches.append(None)
+            continue
+        batch: dict[str, Any] = collate(members or chosen.demonstrations[:1], pad_token_id)
+        if not members:
+            batch["labels"].fill_(-100)
+        if chosen.advantages is not None:
+            batch["advantages"] = torch.tensor(chosen.advantages[own] or [0.0]).unsqueeze(1)
+        batches.append(batch)
+    return batches
+
+
+def check_fresh(args: Any, name: str) -> None:
+    """Raise `InputError` if a step may train on rollouts of an earlier one, or on several generations of them."""
+    if args.steps_per_generation * args.num_iterations != args.gradient_accumulation_steps:
+        raise InputError(
+            f"schedule {name} chooses demonstrations by the rollouts of the same step: set steps_per_generation x "
+            f"num_iterations ({args.steps_per_generation * args.num_iterations}) to gradient_accumulation_steps "
+            f"({args.gradient_accumulation_steps})"
+        )

@@ -1,0 +1,68 @@
+"""The rows of a training run: which serve GRPO, which demonstrations there are, and which of them answers which row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from datasets import Dataset
+
+from .demonstrations import Demonstration, Ids, tokenize_demonstrations
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .trainer import SASRTrainer
+
+
+class TrainingRows(NamedTuple):
+    """What [`collect`] returns.
+
+    Args:
+        rl_rows (`list[int]`): Rows of the training dataset that GRPO may ask: every reward column is filled.
+        demonstrations (`list[Demonstration]`): Of the training dataset, or of the separate dataset.
+        demonstration_of_row (`dict[int, int]`): GRPO row to the index of the demonstration that answers it: its own, or
+            the first one with the same prompt in the separate dataset.
+    """
+
+    rl_rows: list[int]
+    demonstrations: list[Demonstration]
+    demonstration_of_row: dict[int, int]
+
+
+def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> TrainingRows:
+    """The rows of a trainer. Raises `InputError` for a prompt longer than `max_prompt_length`."""
+    args, rows = trainer.args, trainer.train_dataset
+    needed = [name for name in args.reward_columns if name in rows.column_names]
+    filled = zip(*(rows[name] for name in needed), strict=True) if needed else ((True,) for _ in rows)
+    rl_rows = [i for i, values in enumerate(filled) if all(v is not None and v != "" for v in values)]
+    source = rows if demonstration_dataset is None else demonstration_dataset
+    chosen: list[int] = []
+    demonstrations: list[Demonstration] = []
+    if "completion" in source.column_names:
+        chosen = [i for i, completion in enumerate(source["completion"]) if completion]
+        demonstrations = tokenize_demonstrations(
+            [source[i] for i in chosen],
+            trainer._tokenizer,
+            lambda prompts: trainer._tokenize_prompts(prompts)[0],
+            trainer.eos_token_ids,
+            **trainer.chat_template_kwargs,
+        )
+    if args.max_prompt_length is not None:
+        prompts = trainer._tokenize_prompts([rows[i]["prompt"] for i in rl_rows])[0] if rl_rows else []
+        asked: list[tuple[int, Ids]] = [*zip(rl_rows, prompts, strict=True)]
+        asked += enumerate(d.prompt_ids for d in demonstrations)
+        for where, ids in asked:
+            if len(ids) > args.max_prompt_length:
+                raise InputError(
+                    f"the prompt of row {where + 1} has {len(ids)} tokens, more than max_prompt_length "
+                    f"({args.max_prompt_length}): raise the limit or drop the row"
+                )
+    place = {row: i for i, row in enumerate(chosen)}
+    if demonstration_dataset is None:
+        answers = {row: place[row] for row in rl_rows if row in place}
+    else:
+        first: dict[str, int] = {}
+        for i in chosen:
+            first.setdefault(repr(source[i]["prompt"]), place[i])
+        prompts_of = {row: repr(rows[row]["prompt"]) for row in rl_rows}
+        answers = {row: first[prompt] for row, prompt in prompts_of.items() if prompt in first}
+    return TrainingRows(rl_rows, demonstrations, answers)
