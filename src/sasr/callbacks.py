@@ -184,6 +184,7 @@ class RunCallback(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if args.sft_warmup_steps and state.global_step == args.sft_warmup_steps:
             self.exams.take("warmup", self.trainer)
+            self.trainer.budget.begin_step()  # the exam is no part of the step
         self._begun = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -61,6 +61,8 @@ def check_same_run(checkpoint: Path, now: Mapping[str, Any]) -> None:
 
 
 def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if key in ("max_seconds", "max_rollout_tokens"):
+        return now[key] is None or (then[key] is not None and now[key] > then[key])
     # With a constant learning rate nothing before the old end depends on where the end is.
     constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
     return key == "max_steps" and constant and now[key] > then[key]

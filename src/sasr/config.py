@@ -11,7 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import plugins
+from . import budget, plugins
 from .errors import InputError, unknown
 from .schedules import SCHEDULES, Schedule
 
@@ -82,6 +82,11 @@ class SASRConfig(GRPOConfig):
             Dataset columns that the rewards need: a row where one is empty serves SFT only.
         max_prompt_length (`int`, *optional*, defaults to `512`):
             Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
+        max_seconds (`float`, *optional*):
+            Budget: end the run after the step in which so many seconds have been spent inside optimizer steps, exams
+            and saving apart. `max_steps` stays the upper bound. Needs a constant learning rate.
+        max_rollout_tokens (`int`, *optional*):
+            Budget: end the run after the step in which so many rollout tokens have been generated.
     """
 
     schedule: str = setting(
@@ -122,6 +127,8 @@ class SASRConfig(GRPOConfig):
     logging_steps: float = setting(1, "Log every so many steps; 1 gives metrics.jsonl one line per step.")
     gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
+    max_seconds: float | None = setting(None, "End after so many seconds inside optimizer steps, exams apart.")
+    max_rollout_tokens: int | None = setting(None, "End after so many generated rollout tokens.")
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
@@ -148,6 +155,7 @@ class SASRConfig(GRPOConfig):
             ) from None
         self._check_settings()
         self._check_scheduler()
+        budget.check_budget(self, self.build_schedule())
         self._check_report_to()
         self._check_batches()
         if self.sft_learning_rate is None:
@@ -162,7 +170,7 @@ class SASRConfig(GRPOConfig):
             raise unknown("schedule", self.schedule, SCHEDULES, "module:Class for your own")
         for name in ("gamma", "divergence_target", "learning_rate", "temperature"):
             _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
-        for name in ("sft_learning_rate", "sft_hybrid_learning_rate"):
+        for name in ("sft_learning_rate", "sft_hybrid_learning_rate", *budget.SETTINGS):
             if getattr(self, name) is not None:
                 _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("divergence_every", "divergence_probe"):

@@ -26,6 +26,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     """Adds to a checkpoint the rollout buffer of each rank, the metrics that are not logged yet, and whatever state a
     subclass has ([`run_state`], [`load_run_state`]); refuses a checkpoint of another run ([`fingerprint`])."""
 
+    budget_spent = False
     _staging: str | None = None
     _resumed: dict[str, Any] | None = None
 
@@ -39,6 +40,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         """Take over what `run_state` gave; nothing here."""
+
+    def is_over(self, state: dict[str, Any]) -> bool:
+        """Whether a run with this saved state has ended before its last step."""
+        return False
 
     def generates_at(self, step: int) -> bool:
         """Whether micro-batch number `step` of GRPO begins with new rollouts."""
@@ -59,7 +64,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _is_finished(self, checkpoint: str) -> bool:
         """Take over the checkpoint of a run's last step, which transformers would train for one step more."""
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+        last = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
+        if state.global_step < last and not self.is_over(checkpoints.read_state(Path(checkpoint))):
             return False
         self._load_from_checkpoint(checkpoint)
         self.state = state
@@ -109,6 +115,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._load_state(Path(checkpoint), finished=False)
 
     def _load_state(self, directory: Path, finished: bool) -> None:
+        # transformers would go on saving and logging as often as the run that wrote the checkpoint did
+        self.state.compute_steps(self.args, self.state.max_steps)
         state = checkpoints.read_state(directory)
         file = directory / _TENSORS_FILE.format(self.args.process_index)
         tensors = torch.load(file, weights_only=True, map_location="cpu")

@@ -108,7 +108,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         try:
             exams.take("initial", trainer)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finished = trainer.state.global_step >= trainer.state.max_steps
+            finished = trainer.budget_spent or trainer.state.global_step >= trainer.state.max_steps
+            if trainer.budget_spent:
+                say(trainer.budget.reason())
             if finished:
                 exams.take("final", trainer)
                 trainer.save_model(str(directory))

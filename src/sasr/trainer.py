@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from trl import GRPOTrainer
 
 from . import checkpoints, demonstrations, reference
+from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
@@ -86,6 +87,7 @@ class SASRTrainer(ResumableGRPOTrainer):
         self._sft_nll = 0.0  # of the step under way, this rank's sum over tokens
         self._sft_items = 0  # completion tokens of the step's global batch
         self._fingerprint: dict[str, Any] | None = None
+        self.budget = Budget(self)
         self._check_engine()
 
     # ---- rows ----
@@ -337,15 +339,20 @@ class SASRTrainer(ResumableGRPOTrainer):
             "rl_position": self.rl_stream.position,
             "signals": self.tracker.state_dict(),
             "counts": self.counts,
+            "budget": self.budget.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
         return state, {"probe": self.reference.probe}
+
+    def is_over(self, state: dict[str, Any]) -> bool:
+        return self.budget.is_spent(state)
 
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.sft_stream.position = state["sft_position"]
         self.rl_stream.position = state["rl_position"]
         self.tracker.load_state_dict(state["signals"])
         self.counts.update(state["counts"])
+        self.budget.load(state)
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])
