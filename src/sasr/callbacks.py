@@ -17,7 +17,7 @@ from trl.models.utils import unwrap_model_for_generation
 from .checkpoints import write_atomically
 from .exam import examine_rows, merge_records, summarise
 from .live import LiveView
-from .metrics import MetricsFile
+from .metrics import METRICS_FILE, MetricsFile
 from .schedules import draw
 from .tasks.base import Row, Task
 
@@ -168,7 +168,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, trainer: SASRTrainer, exams: Exams, stop: StopRequest, directory: Path, view: LiveView | None):
         self.trainer, self.exams, self.stop, self.view = trainer, exams, stop, view
-        self.metrics = MetricsFile(directory / "metrics.jsonl") if view is not None else None
+        self.metrics = MetricsFile(directory / METRICS_FILE) if view is not None else None
         self.seconds = 0.0
         self._begun = 0.0
 

@@ -87,6 +87,9 @@ class SASRConfig(GRPOConfig):
             and saving apart. `max_steps` stays the upper bound. Needs a constant learning rate.
         max_rollout_tokens (`int`, *optional*):
             Budget: end the run after the step in which so many rollout tokens have been generated.
+        warmup_from (`str`, *optional*):
+            Directory of another run, or its checkpoint at step W: start from the end of its warm-up instead of doing
+            the same one again. Whatever decides the warm-up must be equal.
     """
 
     schedule: str = setting(
@@ -129,6 +132,7 @@ class SASRConfig(GRPOConfig):
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
     max_seconds: float | None = setting(None, "End after so many seconds inside optimizer steps, exams apart.")
     max_rollout_tokens: int | None = setting(None, "End after so many generated rollout tokens.")
+    warmup_from: str | None = setting(None, "Start from the end of the equal warm-up of another run: its directory.")
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
@@ -193,6 +197,8 @@ class SASRConfig(GRPOConfig):
         if self.schedule == "static" and not self.sft_warmup_steps and not self.switch_step:
             raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
         self._check_foreign_settings()
+        if self.warmup_from is not None and self.sft_warmup_steps < 1:
+            raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
         if self.build_schedule().needs_warmup and self.sft_warmup_steps < 1:
             raise InputError(
                 f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"

@@ -14,7 +14,7 @@ import yaml
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
-from . import checkpoints
+from . import checkpoints, shared_warmup
 from .callbacks import Exams, RunCallback, StopRequest, exam_table
 from .config import SASRConfig, TaskConfig
 from .demonstrations import tokenize_prompts
@@ -54,6 +54,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     check_reward_weights(task, settings)
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
+    donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
+    if donor is not None:
+        shared_warmup.check_settings(donor, args)
     if is_main():
         check_free(directory) if checkpoint is None else claim(directory)
     name = settings.model.model_name_or_path
@@ -89,6 +92,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         **tokenizer_options,
     )
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    if donor is not None:
+        shared_warmup.check(donor, trainer)
     long = sum(len(d.completion_ids) > args.max_completion_length for d in trainer.demonstrations)
     if long:
         say(
@@ -101,6 +106,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     if is_main():
         claim(directory)
         checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+    if donor is not None and is_main():
+        shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
+        say(f"the warm-up is that of {donor}")
     finished = False
     with StopRequest(say) as stop:
         exams = Exams(task, exam_rows, settings.task.exam_samples, directory, view, stop)
@@ -280,7 +288,7 @@ def config_text(settings: Settings) -> str:
     values["seed"] = settings.training.seed
     for key in ("output_dir", "resume_from_checkpoint"):
         values.pop(key, None)
-    for key in ("data", "demonstrations", "exam_data", "model_name_or_path"):
+    for key in ("data", "demonstrations", "exam_data", "model_name_or_path", "warmup_from"):
         if values.get(key) and Path(str(values[key])).exists():
             values[key] = str(Path(str(values[key])).resolve())
     values = {k: v for k, v in values.items() if v is not None}
