@@ -43,7 +43,6 @@ def assert_forked_equals_whole(tmp_path, donor_changes, **changes):
     forked.train()
     expected, found = outcome(tmp_path / "whole", END), outcome(tmp_path / "forked", END)
     for end in (expected, found):
-        del end["signals"]["budget"]  # seconds
         del end["signals"]["total_loss"]  # of the logs of this process
     assert found["signals"]["fingerprint"] == expected["signals"]["fingerprint"]
     assert_same(found, expected)
