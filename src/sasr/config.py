@@ -15,6 +15,8 @@ from . import budget, plugins
 from .errors import InputError, unknown
 from .schedules import SCHEDULES, Schedule
 
+EXAMS = ("initial", "warmup", "final")
+
 
 def setting(default, text: str):
     """A dataclass field with the help text that the command line prints."""
@@ -283,6 +285,12 @@ class TaskConfig:
             Held-out rows per exam; 0 switches exams off.
         exam_samples (`int`, *optional*, defaults to `8`):
             Sampled completions per row, for pass@1 and pass@k.
+        exam_at (`list[str]`, *optional*, defaults to `["initial", "warmup", "final"]`):
+            When to examine: before the first step, at the end of the warm-up, at the end. None of them: no exams.
+        validation_rows (`int`, *optional*, defaults to `0`):
+            Set so many further rows apart, for choices that the test rows must not influence.
+        exam_split (`str`, *optional*, defaults to `"test"`):
+            Which held-out rows the exams use: `"test"` or `"validation"`.
     """
 
     task: str = setting("stories", "Built-in task (stories, gsm8k, math, kk, jsonl) or your own as module:object.")
@@ -293,13 +301,31 @@ class TaskConfig:
     demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
     exam_rows: int = setting(128, "Held-out rows per exam; 0 switches exams off.")
     exam_samples: int = setting(8, "Sampled completions per held-out row, for pass@1 and pass@k.")
+    exam_at: list[str] = field(
+        default_factory=lambda: list(EXAMS),
+        metadata={"help": "When to examine: any of initial, warmup, final."},
+    )
+    validation_rows: int = setting(0, "Set so many further rows apart, beside the test rows of the exams.")
+    exam_split: str = setting("test", "Held-out rows that the exams use: test or validation.")
 
     def __post_init__(self):
         for name in ("train_rows", "demonstration_rows"):
             if getattr(self, name) is not None:
                 _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        _require("exam_rows", self.exam_rows, lambda v: v >= 0, "0 or more")
+        for name in ("exam_rows", "validation_rows"):
+            _require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         _require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
+        if not isinstance(self.exam_at, list):
+            raise InputError(f"exam_at is {self.exam_at!r}: it must be a list of {', '.join(EXAMS)}")
+        for label in self.exam_at:
+            if label not in EXAMS:
+                raise unknown("exam_at", label, EXAMS)
+        if len(set(self.exam_at)) < len(self.exam_at):
+            raise InputError(f"exam_at names a moment twice ({', '.join(self.exam_at)}): each exam is taken once")
+        if self.exam_split not in ("test", "validation"):
+            raise unknown("exam_split", self.exam_split, ("test", "validation"))
+        if self.exam_split == "validation" and not self.validation_rows:
+            raise InputError("exam_split validation needs rows: set validation_rows to 1 or more")
 
 
 def _is_schedule(found) -> bool:
