@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 import sasr.cli
 import toy
 from sasr import InputError, SASRConfig, checkpoints
+from sasr.callbacks import RunCallback
 from sasr.schedules import Cosine
 from test_cli_run import LAST, command, finish, metrics, resume_command, start
 from test_distributed import run_script
@@ -66,6 +68,19 @@ def test_seconds_are_those_inside_steps(tmp_path, monkeypatch):
     run.train()
     assert run.state.global_step == 5 and run.budget_spent and run.budget.seconds == 5.0
     assert run.budget.reason() == "max_seconds (5.0) reached at step 5"
+
+
+def test_an_exam_costs_nothing(tmp_path, monkeypatch):
+    run = timed(monkeypatch, toy.trainer(tmp_path, max_seconds=6.0, **CONSTANT))
+    taken = []
+
+    def take(label, trainer):
+        taken.append((label, trainer.state.global_step))
+        sasr.budget.time.now += 1000.0
+
+    run.add_callback(RunCallback(run, SimpleNamespace(take=take), SimpleNamespace(signal=None), tmp_path, None))
+    run.train()
+    assert taken == [("warmup", 4)] and run.state.global_step == 6 and run.budget.seconds == 6.0
 
 
 def test_max_steps_is_the_upper_bound(tmp_path, monkeypatch):

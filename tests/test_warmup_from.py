@@ -13,6 +13,7 @@ import toy
 from sasr import InputError, SASRConfig, checkpoints
 from test_cli_errors import checked
 from test_cli_run import assert_same_run, command, finish, metrics, resume_command, start, without_times
+from test_distributed import run_script
 from test_resume import TIMES, assert_same, outcome
 
 W, END = 4, 12
@@ -190,6 +191,25 @@ def test_another_warmup_is_refused(tmp_path, monkeypatch, changes, match):
         trained.train()
     assert "\n" not in str(refused.value)
     assert all(torch.equal(a, b) for a, b in zip(before, trained.model.parameters(), strict=True))
+
+
+def test_two_processes_start_from_the_same_warmup(tmp_path):
+    run_script(
+        tmp_path,
+        """
+save = dict(save_strategy="steps", save_steps=4, learning_rate=5e-4, sft_hybrid_learning_rate=3e-3)
+toy.trainer(out / "donor", schedule="sft", max_steps=4, **{**save, "learning_rate": 1e-3}).train()
+toy.trainer(out / "whole", **save).train()
+toy.trainer(out / "forked", warmup_from=str(out / "donor"), **save).train()
+""",
+    )
+    expected, found = outcome(tmp_path / "whole", END), outcome(tmp_path / "forked", END)
+    for end in (expected, found):
+        del end["signals"]["total_loss"]
+    assert_same(found, expected)
+    one = toy.trainer(tmp_path / "one", warmup_from=str(tmp_path / "donor"))
+    with pytest.raises(InputError, match="world_size: 2 then, 1 now"):
+        one.train()
 
 
 def test_needs_a_warmup(tmp_path):

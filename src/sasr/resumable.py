@@ -23,7 +23,12 @@ from .errors import InputError
 
 class ResumableGRPOTrainer(GRPOTrainer):
     """Adds to a checkpoint the rollout buffer of each rank, the metrics that are not logged yet, and whatever state a
-    subclass has ([`run_state`], [`load_run_state`]); refuses a checkpoint of another run ([`fingerprint`])."""
+    subclass has ([`run_state`], [`load_run_state`]); refuses a checkpoint of another run ([`fingerprint`]). With
+    `args.warmup_from` it starts from the end of another run's warm-up.
+
+    Attributes:
+        budget_spent (`bool`): The run ended, or may not go on, because a budget of its settings is spent.
+    """
 
     budget_spent = False
     _shares_warmup = False  # the state under way was loaded from another run's warm-up
