@@ -25,6 +25,7 @@ def outcome(directory, step):
         found[path.name] = torch.load(path, weights_only=True)
     found["signals"] = json.loads((checkpoint / checkpoints.STATE_FILE).read_text())
     found["signals"]["metrics"].pop("step_time", None)
+    del found["signals"]["budget"]["seconds"]  # wall-clock
     logs = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     found["logs"] = [{k: v for k, v in entry.items() if not any(t in k for t in TIMES)} for entry in logs]
     return found

@@ -17,11 +17,12 @@ from trl.models.utils import unwrap_model_for_generation
 from .checkpoints import write_atomically
 from .exam import examine_rows, merge_records, summarise
 from .live import LiveView
-from .metrics import MetricsFile
+from .metrics import METRICS_FILE, MetricsFile
 from .schedules import draw
 from .tasks.base import Row, Task
 
 if TYPE_CHECKING:
+    from .config import TaskConfig
     from .trainer import SASRTrainer
 
 # How metrics.jsonl names what TRL and the trainer log. Anything else keeps its name.
@@ -67,31 +68,32 @@ class StopRequest:
 
 
 class Exams:
-    """Examines the model on held-out rows at three moments and keeps the results.
+    """Examines the model on held-out rows at up to three moments and keeps the results.
 
     `exam.json` holds the figures by label (`initial`, `warmup`, `final`); `exams/LABEL.jsonl` every completion.
 
     Args:
         task ([`Task`]): Judges the completions.
         rows (`list[dict]`): Held-out rows; none switches exams off.
-        samples (`int`): Sampled completions per row.
+        config ([`TaskConfig`]): When to examine, on which split, with how many sampled completions per row.
         directory (`Path`): The run's directory.
         view ([`LiveView`] or `None`): Shows the progress, on the main process.
         stop ([`StopRequest`]): Ends an exam too: it can be taken again.
     """
 
     def __init__(
-        self, task: Task, rows: list[Row], samples: int, directory: Path, view: LiveView | None, stop: StopRequest
+        self, task: Task, rows: list[Row], config: TaskConfig, directory: Path, view: LiveView | None, stop: StopRequest
     ):
-        self.task, self.rows, self.samples, self.directory, self.view = task, rows, samples, directory, view
-        self.stop = stop
+        self.task, self.rows, self.directory, self.view, self.stop = task, rows, directory, view, stop
+        self.samples, self.moments, self.split = config.exam_samples, config.exam_at, config.exam_split
         self.path = directory / "exam.json"
         self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def take(self, label: str, trainer: SASRTrainer) -> None:
-        """Run one exam unless its result is there already. All ranks take part, each with a share of the rows. The
-        random state and the model are left as they were. Raises `KeyboardInterrupt` when asked to stop."""
-        if not self.rows or label in self.results:
+        """Run one exam unless it is not wanted or its result is there already. All ranks take part, each with a share
+        of the rows. The random state and the model are left as they were. Raises `KeyboardInterrupt` when asked to
+        stop."""
+        if not self.rows or label not in self.moments or label in self.results:
             return
         args, started = trainer.args, time.monotonic()
 
@@ -118,7 +120,7 @@ class Exams:
             )
         parts = gather_object([own]) if args.world_size > 1 else [own]
         result = summarise(merge_records(parts), self.samples, seconds=time.monotonic() - started)
-        self.results[label] = {"step": trainer.state.global_step, **result.to_dict()}
+        self.results[label] = {"step": trainer.state.global_step, "split": self.split, **result.to_dict()}
         if args.process_index:
             return
         (self.directory / "exams").mkdir(exist_ok=True)
@@ -170,7 +172,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, trainer: SASRTrainer, exams: Exams, stop: StopRequest, directory: Path, view: LiveView | None):
         self.trainer, self.exams, self.stop, self.view = trainer, exams, stop, view
-        self.metrics = MetricsFile(directory / "metrics.jsonl") if view is not None else None
+        self.metrics = MetricsFile(directory / METRICS_FILE) if view is not None else None
         self.seconds = 0.0
         self._begun = 0.0
 
@@ -186,6 +188,7 @@ class RunCallback(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if args.sft_warmup_steps and state.global_step == args.sft_warmup_steps:
             self.exams.take("warmup", self.trainer)
+            self.trainer.budget.begin_step()  # the exam is no part of the step
         self._begun = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .schedules import SCHEDULES
 
 STATE_FILE = "sasr_state.json"
+TENSORS_FILE = "sasr_tensors_{}.pt"  # one for each rank
 MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
 
@@ -27,9 +29,28 @@ _FREE = {
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
-    "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval",
+    "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
 }  # fmt: skip
 _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
+
+# What decides nothing up to the end of the SFT warm-up, nor the state that is saved there: the schedule of the steps
+# after it, their number, learning rates, rollouts, rewards and GRPO's loss. (Another temperature than 1 moves the SFT
+# loss by rounding alone.)
+AFTER_WARMUP = {
+    "schedule", "rule", *(name for _, names in SCHEDULES.values() for name in names),
+    "max_steps", "num_train_epochs", "max_seconds", "max_rollout_tokens",
+    "learning_rate", "sft_hybrid_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
+    "beta", "reference_model", "divergence_every", "divergence_probe", "use_bias_correction_kl",
+    "per_device_train_batch_size", "num_generations", "num_generations_eval", "num_iterations", "steps_per_generation",
+    "generation_batch_size", "shuffle_dataset", "max_prompt_length", "max_completion_length", "temperature", "top_p",
+    "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "max_tool_calling_iterations",
+    "use_vllm", "use_transformers_paged", "use_transformers_continuous_batching",
+    "transformers_continuous_batching_config",
+    "reward_weights", "scale_rewards", "multi_objective_aggregation", "loss_type", "delta", "epsilon", "epsilon_high",
+    "importance_sampling_level", "mask_truncated_completions", "off_policy_mask_threshold", "top_entropy_quantile",
+    "use_adaptive_entropy",
+}  # fmt: skip
+_AFTER_WARMUP_PREFIXES = ("vllm_", "sapo_", "vespo_", "entropy_")
 
 
 def fingerprint(settings: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
@@ -64,15 +85,33 @@ def check_same_run(checkpoint: Path, now: Mapping[str, Any]) -> None:
     not compared, so that the settings can be checked before the data and the model are loaded."""
     then = read_state(checkpoint)["fingerprint"]
     check_whole(checkpoint)
+    shown = _differences(then, {key: now[key] for key in now if not _extends(key, then, now)})
+    if shown:
+        raise InputError(f"{checkpoint} belongs to another run ({shown}): use the settings it was made with")
+
+
+def check_same_warmup(checkpoint: Path, now: Mapping[str, Any]) -> None:
+    """Raise `InputError` if a run with this fingerprint would have another SFT warm-up than the one that the checkpoint
+    is the end of. Keys that `now` lacks are not compared, as above."""
+    decisive = {k: v for k, v in now.items() if k not in AFTER_WARMUP and not k.startswith(_AFTER_WARMUP_PREFIXES)}
+    shown = _differences(read_state(checkpoint)["fingerprint"], decisive)
+    if shown:
+        raise InputError(
+            f"{checkpoint} has another warm-up ({shown}): use the settings it was made with, or leave warmup_from out"
+        )
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     differing = [key for key in now if key in then and then[key] != now[key]]
-    differing = [key for key in differing if not _extends(key, then, now)]
-    if differing:
-        shown = "; ".join(f"{key}: {_short(then[key])} then, {_short(now[key])} now" for key in differing[:3])
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise InputError(f"{checkpoint} belongs to another run ({shown}{more}): use the settings it was made with")
+    shown = "; ".join(f"{key}: {_short(then[key])} then, {_short(now[key])} now" for key in differing[:3])
+    return shown + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
 
 
 def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if key not in then or then[key] == now[key]:
+        return False
+    if key in ("max_seconds", "max_rollout_tokens"):
+        return now[key] is None or (then[key] is not None and now[key] > then[key])
     # With a constant learning rate nothing before the old end depends on where the end is.
     constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
     return key == "max_steps" and constant and now[key] > then[key]

@@ -12,11 +12,13 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import plugins
+from . import budget, plugins
 from .errors import InputError, unknown
 from .metrics import read_metrics
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh
+
+EXAMS = ("initial", "warmup", "final")
 
 
 def setting(default, text: str):
@@ -101,6 +103,14 @@ class SASRConfig(GRPOConfig):
             Dataset columns that the rewards need: a row where one is empty serves SFT only.
         max_prompt_length (`int`, *optional*, defaults to `512`):
             Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
+        max_seconds (`float`, *optional*):
+            Budget: end the run after the step in which so many seconds have been spent inside optimizer steps, exams
+            and saving apart. `max_steps` stays the upper bound. Needs a constant learning rate.
+        max_rollout_tokens (`int`, *optional*):
+            Budget: end the run after the step in which so many rollout tokens have been generated.
+        warmup_from (`str`, *optional*):
+            Directory of another run, or its checkpoint at step W: start from the end of its warm-up instead of doing
+            the same one again. Whatever decides the warm-up must be equal.
     """
 
     schedule: str = setting(
@@ -148,6 +158,9 @@ class SASRConfig(GRPOConfig):
     logging_steps: float = setting(1, "Log every so many steps; 1 gives metrics.jsonl one line per step.")
     gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
+    max_seconds: float | None = setting(None, "End after so many seconds inside optimizer steps, exams apart.")
+    max_rollout_tokens: int | None = setting(None, "End after so many generated rollout tokens.")
+    warmup_from: str | None = setting(None, "Start from the end of the equal warm-up of another run: its directory.")
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
@@ -174,6 +187,7 @@ class SASRConfig(GRPOConfig):
             ) from None
         self._check_settings()
         self._check_scheduler()
+        budget.check_budget(self, self.build_schedule())
         self._check_report_to()
         self._check_batches()
         if getattr(self.build_schedule(), "needs_fresh_rollouts", False):
@@ -190,7 +204,7 @@ class SASRConfig(GRPOConfig):
             raise unknown("schedule", self.schedule, SCHEDULES, "module:Class for your own")
         for name in ("gamma", "divergence_target", "learning_rate", "temperature", "luffy_shaping"):
             _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
-        for name in ("sft_learning_rate", "sft_hybrid_learning_rate"):
+        for name in ("sft_learning_rate", "sft_hybrid_learning_rate", *budget.SETTINGS):
             if getattr(self, name) is not None:
                 _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("divergence_every", "divergence_probe", "hint_steps"):
@@ -219,6 +233,8 @@ class SASRConfig(GRPOConfig):
             raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
         self._check_foreign_settings()
         self._match_run()
+        if self.warmup_from is not None and self.sft_warmup_steps < 1:
+            raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
         if self.build_schedule().needs_warmup and self.sft_warmup_steps < 1:
             raise InputError(
                 f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
@@ -310,6 +326,12 @@ class TaskConfig:
             Held-out rows per exam; 0 switches exams off.
         exam_samples (`int`, *optional*, defaults to `8`):
             Sampled completions per row, for pass@1 and pass@k.
+        exam_at (`list[str]`, *optional*, defaults to `["initial", "warmup", "final"]`):
+            When to examine: before the first step, at the end of the warm-up, at the end. None of them: no exams.
+        validation_rows (`int`, *optional*, defaults to `0`):
+            Set so many further rows apart, for choices that the test rows must not influence.
+        exam_split (`str`, *optional*, defaults to `"test"`):
+            Which held-out rows the exams use: `"test"` or `"validation"`.
     """
 
     task: str = setting("stories", "Built-in task (stories, gsm8k, math, kk, jsonl) or your own as module:object.")
@@ -320,13 +342,31 @@ class TaskConfig:
     demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
     exam_rows: int = setting(128, "Held-out rows per exam; 0 switches exams off.")
     exam_samples: int = setting(8, "Sampled completions per held-out row, for pass@1 and pass@k.")
+    exam_at: list[str] = field(
+        default_factory=lambda: list(EXAMS),
+        metadata={"help": "When to examine: any of initial, warmup, final."},
+    )
+    validation_rows: int = setting(0, "Set so many further rows apart, beside the test rows of the exams.")
+    exam_split: str = setting("test", "Held-out rows that the exams use: test or validation.")
 
     def __post_init__(self):
         for name in ("train_rows", "demonstration_rows"):
             if getattr(self, name) is not None:
                 _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        _require("exam_rows", self.exam_rows, lambda v: v >= 0, "0 or more")
+        for name in ("exam_rows", "validation_rows"):
+            _require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         _require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
+        if not isinstance(self.exam_at, list):
+            raise InputError(f"exam_at is {self.exam_at!r}: it must be a list of {', '.join(EXAMS)}")
+        for label in self.exam_at:
+            if label not in EXAMS:
+                raise unknown("exam_at", label, EXAMS)
+        if len(set(self.exam_at)) < len(self.exam_at):
+            raise InputError(f"exam_at names a moment twice ({', '.join(self.exam_at)}): each exam is taken once")
+        if self.exam_split not in ("test", "validation"):
+            raise unknown("exam_split", self.exam_split, ("test", "validation"))
+        if self.exam_split == "validation" and not self.validation_rows:
+            raise InputError("exam_split validation needs rows: set validation_rows to 1 or more")
 
 
 def sft_share_of(run: str) -> float:

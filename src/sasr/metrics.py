@@ -11,6 +11,8 @@ from typing import Any
 
 from sasr.errors import InputError
 
+METRICS_FILE = "metrics.jsonl"  # in the run's directory
+
 
 class MetricsFile:
     """Appends metrics to a file in JSON Lines.

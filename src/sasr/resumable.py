@@ -7,6 +7,7 @@ from the uninterrupted one. transformers writes a checkpoint in place and delete
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import GRPOTrainer
 
-from . import checkpoints, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
+from . import checkpoints, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
 from .errors import InputError
-
-_TENSORS_FILE = "sasr_tensors_{}.pt"
 
 
 class ResumableGRPOTrainer(GRPOTrainer):
     """Adds to a checkpoint the rollout buffer of each rank, the metrics that are not logged yet, and whatever state a
-    subclass has ([`run_state`], [`load_run_state`]); refuses a checkpoint of another run ([`fingerprint`])."""
+    subclass has ([`run_state`], [`load_run_state`]); refuses a checkpoint of another run ([`fingerprint`]). With
+    `args.warmup_from` it starts from the end of another run's warm-up.
 
+    Attributes:
+        budget_spent (`bool`): The run ended, or may not go on, because a budget of its settings is spent.
+    """
+
+    budget_spent = False
+    _shares_warmup = False  # the state under way was loaded from another run's warm-up
     _staging: str | None = None
     _resumed: dict[str, Any] | None = None
 
@@ -40,6 +46,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         """Take over what `run_state` gave; nothing here."""
 
+    def is_over(self, state: dict[str, Any]) -> bool:
+        """Whether a run with this saved state has ended before its last step."""
+        return False
+
     def generates_at(self, step: int) -> bool:
         """Whether micro-batch number `step` of GRPO begins with new rollouts."""
         return step % (self.args.steps_per_generation * self.num_iterations) == 0
@@ -49,17 +59,25 @@ class ResumableGRPOTrainer(GRPOTrainer):
             resume_from_checkpoint = checkpoints.last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise InputError(f"no checkpoint to resume from in {self.args.output_dir}")
+        self._shares_warmup = not resume_from_checkpoint and self.args.warmup_from is not None
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
             checkpoints.check_same_run(Path(resume_from_checkpoint), self.fingerprint())
-            if self._is_finished(resume_from_checkpoint):
-                return TrainOutput(self.state.global_step, 0.0, {})
+        elif self._shares_warmup:
+            resume_from_checkpoint = str(shared_warmup.find(self.args))
+            shared_warmup.check(Path(resume_from_checkpoint), self)
+        if resume_from_checkpoint and self._is_finished(resume_from_checkpoint):
+            return TrainOutput(self.state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _is_finished(self, checkpoint: str) -> bool:
         """Take over the checkpoint of a run's last step, which transformers would train for one step more."""
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+        if self.args.max_steps > 0:
+            state.max_steps = self.args.max_steps
+        # With num_train_epochs, where another run ended says nothing about this one, which transformers ends in time.
+        last = math.inf if self._shares_warmup and self.args.max_steps <= 0 else state.max_steps
+        if state.global_step < last and not self.is_over(checkpoints.read_state(Path(checkpoint))):
             return False
         self._load_from_checkpoint(checkpoint)
         self.state = state
@@ -91,7 +109,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         # At the start of a generation the buffer is used up.
         tensors["rollouts"] = None if self.generates_at(self._step) else self._buffered_inputs
         tensors["tr_loss"] = self._tr_loss
-        torch.save(tensors, directory / _TENSORS_FILE.format(self.args.process_index))
+        torch.save(tensors, directory / checkpoints.TENSORS_FILE.format(self.args.process_index))
         if self.args.should_save:
             state |= {
                 "rollout_step": self._step,
@@ -104,14 +122,21 @@ class ResumableGRPOTrainer(GRPOTrainer):
             (directory / checkpoints.STATE_FILE).write_text(json.dumps(state))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
+        rates = list(self.lr_scheduler.base_lrs)
         super()._load_optimizer_and_scheduler(checkpoint)
+        if self._shares_warmup:
+            shared_warmup.restore_rates(self, rates)
         if checkpoint is not None:
             self._load_state(Path(checkpoint), finished=False)
 
     def _load_state(self, directory: Path, finished: bool) -> None:
+        # transformers would go on saving and logging as often as the run that wrote the checkpoint did
+        self.state.compute_steps(self.args, self.state.max_steps)
         state = checkpoints.read_state(directory)
-        file = directory / _TENSORS_FILE.format(self.args.process_index)
+        file = directory / checkpoints.TENSORS_FILE.format(self.args.process_index)
         tensors = torch.load(file, weights_only=True, map_location="cpu")
+        if self._shares_warmup:
+            shared_warmup.as_new_run(self, state, tensors)
         self._step = state["rollout_step"]
         self._buffered_inputs = self._prepare_input(tensors["rollouts"])
         self._resumed = None if finished else {**state, "tr_loss": tensors["tr_loss"]}

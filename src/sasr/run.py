@@ -14,17 +14,17 @@ import yaml
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
-from . import checkpoints
+from . import checkpoints, shared_warmup
 from .callbacks import Exams, RunCallback, StopRequest, exam_table
-from .config import SASRConfig, TaskConfig
-from .demonstrations import tokenize_prompts
+from .config import SASRConfig
 from .errors import InputError
 from .live import LiveView
 from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
+from .rows import check_lengths, collect_rows
 from .tasks import get_task
-from .tasks.base import Row, Task, hold_out
-from .tasks.loading import as_conversation, load_rows
+from .tasks.base import Row, Task
+from .tasks.loading import as_conversation
 
 CONFIG_FILE = "config.yaml"
 _INITIAL_MODEL = "initial_model"
@@ -54,6 +54,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     check_reward_weights(task, settings)
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
+    donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
+    if donor is not None:
+        shared_warmup.check_settings(donor, args)
     if is_main():
         check_free(directory) if checkpoint is None else claim(directory)
     name = settings.model.model_name_or_path
@@ -80,7 +83,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
     check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
-    say(f"{len(train_rows)} training rows, {len(exam_rows)} held out; run directory {directory}")
+    purpose = " for validation" if settings.task.exam_split == "validation" else ""
+    say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     model, tokenizer = load_model(
         name,
         dtype=settings.model.dtype,
@@ -89,6 +93,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         **tokenizer_options,
     )
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    if donor is not None:
+        shared_warmup.check(donor, trainer)
     long = sum(len(d.completion_ids) > args.max_completion_length for d in trainer.demonstrations)
     if long:
         say(
@@ -101,14 +107,19 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     if is_main():
         claim(directory)
         checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+    if donor is not None and is_main():
+        shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
+        say(f"the warm-up is that of {donor}")
     finished = False
     with StopRequest(say) as stop:
-        exams = Exams(task, exam_rows, settings.task.exam_samples, directory, view, stop)
+        exams = Exams(task, exam_rows, settings.task, directory, view, stop)
         trainer.add_callback(RunCallback(trainer, exams, stop, directory, view))
         try:
             exams.take("initial", trainer)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finished = trainer.state.global_step >= trainer.state.max_steps
+            finished = trainer.budget_spent or trainer.state.global_step >= trainer.state.max_steps
+            if trainer.budget_spent:
+                say(trainer.budget.reason())
             if finished:
                 exams.take("final", trainer)
                 trainer.save_model(str(directory))
@@ -177,58 +188,6 @@ def claim(directory: Path) -> None:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
 
 
-def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list[Row], list[Row], list[Row]]:
-    """(training rows, rows of a separate demonstration file, held-out rows). Raises `InputError` for a task that lacks
-    what the schedule needs."""
-    generated = config.data is None and task.generates
-    if generated:
-        rows = task.generate(config.train_rows, args.seed, "train")
-        held_out = task.generate(config.exam_rows, args.seed, "test") if config.exam_rows else []
-    else:
-        rows = load_rows(task, config.data, "train")
-        held_out = []
-    if config.exam_data is not None:
-        held_out = hold_out(load_rows(task, config.exam_data, "test"), config.exam_rows)[1]
-    elif not generated and config.exam_rows:
-        verifiable = [row for row in rows if row.get("answer") is not None]
-        # The exam may not eat up a small dataset: a tenth of it at most.
-        chosen = hold_out(verifiable, min(config.exam_rows, max(len(verifiable) // 10, 1)))[1] if verifiable else []
-        asked = {repr(row["prompt"]) for row in chosen}
-        rows, held_out = [row for row in rows if repr(row["prompt"]) not in asked], chosen
-    if config.train_rows is not None:
-        rows = rows[: config.train_rows]
-    if config.demonstration_rows is not None:
-        kept = config.demonstration_rows
-        rows = [row if i < kept else {**row, "completion": None} for i, row in enumerate(rows)]
-    demonstrations = load_rows(task, config.demonstrations, "train") if config.demonstrations else []
-    if not rows:
-        raise InputError("no training rows are left: give more data, or fewer exam_rows")
-    uses_sft, uses_grpo = args.kinds_of_steps(args.build_schedule())
-    if uses_sft and not any(row.get("completion") for row in demonstrations or rows):
-        raise InputError(
-            f"task {task.name} has no demonstrations, but there are SFT steps: add completions, or use grpo"
-        )
-    if uses_grpo and not any(row.get("answer") is not None for row in rows):
-        raise InputError(
-            f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"
-        )
-    return rows, demonstrations, [row for row in held_out if row.get("answer") is not None]
-
-
-def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> None:
-    """Raise `InputError` for the first prompt that is longer than `max_prompt_length`."""
-    if args.max_prompt_length is None:
-        return
-    options = args.chat_template_kwargs or {}
-    for row, ids in zip(rows, tokenize_prompts([row["prompt"] for row in rows], tokenizer, **options), strict=True):
-        if len(ids) > args.max_prompt_length:
-            text = " ".join(str(row["prompt"]).split())[:60]
-            raise InputError(
-                f"a prompt has {len(ids)} tokens, more than max_prompt_length ({args.max_prompt_length}): raise the "
-                f"limit or drop the row that begins {text!r}"
-            )
-
-
 def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstration_rows, directory: Path):
     """The trainer of a run, silent: the live view shows what happens."""
     from trl import get_peft_config
@@ -279,7 +238,7 @@ def config_text(settings: Settings) -> str:
     # match_run has become sft_share: the other run may be gone by the time this one goes on.
     for key in ("output_dir", "resume_from_checkpoint", "match_run"):
         values.pop(key, None)
-    for key in ("data", "demonstrations", "exam_data", "model_name_or_path"):
+    for key in ("data", "demonstrations", "exam_data", "model_name_or_path", "warmup_from"):
         if values.get(key) and Path(str(values[key])).exists():
             values[key] = str(Path(str(values[key])).resolve())
     values = {k: v for k, v in values.items() if v is not None}

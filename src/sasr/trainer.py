@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import entropy_from_logits
 
 from . import checkpoints, demonstrations, reference, training_rows
+from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
@@ -91,6 +92,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self._parts: list[dict[str, Any] | None] = []  # this rank's, by micro-batch
         self._sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
         self._fingerprint: dict[str, Any] | None = None
+        self.budget = Budget(self)
         self._check_engine()
 
     # ---- rows ----
@@ -385,9 +387,13 @@ class SASRTrainer(ObservedGRPOTrainer):
             "failed": self.selection.queue,
             "unsolved": self.selection.unsolved,
             "counts": self.counts,
+            "budget": self.budget.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
         return state, {"probe": self.reference.probe}
+
+    def is_over(self, state: dict[str, Any]) -> bool:
+        return self.budget.is_spent(state)
 
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.sft_stream.position = state["sft_position"]
@@ -395,6 +401,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.tracker.load_state_dict(state["signals"])
         self.selection.queue, self.selection.unsolved = state["failed"], state["unsolved"]
         self.counts.update(state["counts"])
+        self.budget.load(state)
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])

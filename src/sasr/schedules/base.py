@@ -95,7 +95,8 @@ class Schedule(Protocol):
     signals, which is what makes a run resumable and all ranks agree."""
 
     needs_warmup: ClassVar[bool]
-    """The rule reads `warmup_grad_norm`, so a warm-up of at least one step is required."""
+    """The rule reads `warmup_grad_norm`, so a warm-up of at least one step is required. A rule that reads `total_steps`
+    has `needs_total_steps = True` as well: then the run cannot end on a budget of seconds or tokens."""
 
     def plan(self, signals: Signals) -> StepPlan:
         """The plan of one step after the warm-up. Raises `ValueError` when a signal that it needs is missing."""

@@ -15,6 +15,7 @@ class Cosine:
     average."""
 
     needs_warmup: ClassVar[bool] = False
+    needs_total_steps: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
         length = max(signals.total_steps - signals.warmup_steps, 1)

@@ -1,0 +1,101 @@
+"""Ending a run by what it has cost, wall-clock seconds or rollout tokens, rather than by its number of steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .config import SASRConfig
+    from .trainer import SASRTrainer
+
+SETTINGS = ("max_seconds", "max_rollout_tokens")
+
+
+def check_budget(args: SASRConfig, schedule: Any) -> None:
+    """Raise `InputError` if a budget is set together with what needs to know the number of steps beforehand."""
+    given = [name for name in SETTINGS if getattr(args, name) is not None]
+    if not given:
+        return
+    unknown_end = f"with {given[0]} the number of steps is not known beforehand"
+    shape = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    if shape not in ("constant", "constant_with_warmup"):
+        raise InputError(
+            f"{unknown_end}, but lr_scheduler_type {shape} ends with the last one: set it to constant or "
+            "constant_with_warmup"
+        )
+    if 0 < args.warmup_steps < 1:
+        raise InputError(f"{unknown_end}, but warmup_steps {args.warmup_steps} is a share of them: give a number")
+    if getattr(schedule, "needs_total_steps", False):
+        name = type(schedule).__name__
+        raise InputError(f"{unknown_end}, but schedule {name} is spread over all of them: use another, or max_steps")
+
+
+class Budget(TrainerCallback):
+    """Counts the seconds inside optimizer steps, and stops the run after the step in which a budget is spent.
+
+    Args:
+        trainer ([`SASRTrainer`]): The trainer it serves and adds itself to; its `budget_spent` is set.
+
+    Attributes:
+        seconds (`float`): Spent so far by this process, earlier parts of a resumed run included.
+    """
+
+    def __init__(self, trainer: SASRTrainer):
+        self.trainer = trainer
+        self.seconds = 0.0
+        self._begun = 0.0
+        check_budget(trainer.args, trainer.schedule)
+        trainer.add_callback(self)
+
+    def begin_step(self) -> None:
+        """Start the clock of a step, again if something that is no part of it came after it was started."""
+        self._begun = time.monotonic()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.begin_step()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds += time.monotonic() - self._begun
+        seconds = self.seconds
+        if args.max_seconds is not None and args.world_size > 1:
+            # Each rank has a clock of its own; all must stop at the same step.
+            seconds = broadcast_object_list([seconds])[0]
+        self.trainer.budget_spent = self._spent(seconds, self.trainer.counts["rollout_tokens"]) is not None
+        if self.trainer.budget_spent:
+            control.should_training_stop = control.should_save = True
+
+    def _spent(self, seconds: float, rollout_tokens: int) -> str | None:
+        for name, value in zip(SETTINGS, (seconds, rollout_tokens), strict=True):
+            limit = getattr(self.trainer.args, name)
+            if limit is not None and value >= limit:
+                return name
+        return None
+
+    def is_spent(self, state: Mapping[str, Any]) -> bool:
+        """Whether the state of a checkpoint has spent the budget that is set now, which may be a larger one."""
+        return self._spent(_seconds_of(state), state["counts"]["rollout_tokens"]) is not None
+
+    def reason(self) -> str:
+        """What ended the run, in words."""
+        name = self._spent(self.seconds, self.trainer.counts["rollout_tokens"]) or SETTINGS[0]
+        return f"{name} ({getattr(self.trainer.args, name)}) reached at step {self.trainer.state.global_step}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {"seconds": self.seconds, "spent": self.trainer.budget_spent}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a checkpoint."""
+        self.seconds = _seconds_of(state)
+        self.trainer.budget_spent = self.is_spent(state)
+
+
+def _seconds_of(state: Mapping[str, Any]) -> float:
+    return float(state.get("budget", {}).get("seconds", 0.0))  # older checkpoints have none

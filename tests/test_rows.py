@@ -1,0 +1,123 @@
+"""Which rows a run trains on and which it holds out for the test and for validation."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import toy
+from sasr import InputError, TaskConfig
+from sasr.rows import collect_rows
+from sasr.tasks import JsonlTask, StoriesTask
+from test_cli_run import command, finish, start
+
+
+def prompts(rows):
+    return [row["prompt"] for row in rows]
+
+
+@pytest.fixture
+def data(tmp_path):
+    def write(count, name="rows.jsonl", first=0):
+        rows = [
+            {"prompt": f"{i}+1=", "completion": str(i + 1), "answer": str(i + 1)} for i in range(first, first + count)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows + rows[:3]))  # some twice
+        return str(tmp_path / name)
+
+    return write
+
+
+def collected(tmp_path, task, **settings):
+    rows, _, held_out = collect_rows(task, TaskConfig(**settings), toy.settings(tmp_path))
+    return prompts(rows), prompts(held_out)
+
+
+def three(tmp_path, task, validation_rows, **settings):
+    """(training, test, validation) prompts."""
+    settings = {**settings, "validation_rows": validation_rows}
+    rows, test = collected(tmp_path, task, **settings)
+    rows_again, validation = collected(tmp_path, task, **settings, exam_split="validation")
+    assert rows == rows_again, "which split the exams use must not change what is trained on"
+    assert not set(rows) & set(validation) and not set(test) & set(validation)
+    return rows, test, validation
+
+
+def test_generated_rows(tmp_path):
+    base, test = collected(tmp_path, StoriesTask(), train_rows=30, exam_rows=10)
+    for count in (1, 25):
+        rows, tested, validation = three(tmp_path, StoriesTask(), count, train_rows=30, exam_rows=10)
+        assert (rows, tested, len(validation)) == (base, test, count)
+    assert len(three(tmp_path, StoriesTask(), 5, train_rows=30, exam_rows=0)[2]) == 5
+
+
+def test_data_files(tmp_path, data):
+    path = data(200)
+    base, test = collected(tmp_path, JsonlTask(), data=path, exam_rows=15)
+    rows, tested, validation = three(tmp_path, JsonlTask(), 12, data=path, exam_rows=15)
+    assert tested == test and len(test) == 15 and len(validation) == 12
+    assert rows == [prompt for prompt in base if prompt not in validation]
+    fewer = three(tmp_path, JsonlTask(), 5, data=path, exam_rows=15)[2]
+    assert validation[:5] == fewer, "a larger set continues a smaller one"
+
+
+def test_held_out_rows_do_not_eat_up_a_small_dataset(tmp_path, data):
+    rows, test, validation = three(tmp_path, JsonlTask(), 128, data=data(40), exam_rows=128)
+    assert (len(test), len(validation)) == (4, 4) and len(rows) >= 32
+
+
+@pytest.mark.parametrize("generated", [False, True])
+def test_validation_rows_with_an_exam_file_come_from_the_training_data(tmp_path, data, generated):
+    where = {"train_rows": 60} if generated else {"data": data(60)}
+    exam = data(20, "exam.jsonl", first=50)  # half of them are in the training data as well
+    task = StoriesTask() if generated else JsonlTask()
+    base, test = collected(tmp_path, task, **where, exam_data=exam, exam_rows=20)
+    rows, tested, validation = three(tmp_path, task, 6, **where, exam_data=exam, exam_rows=20)
+    assert tested == test and len(test) == 20 and len(validation) == 6
+    assert set(validation) <= set(base) and rows == [prompt for prompt in base if prompt not in validation]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"exam_at": ["start"]}, "unknown exam_at 'start': use one of initial, warmup, final"),
+        ({"exam_at": ["finl"]}, r"did you mean final\?"),
+        ({"exam_at": ["final", "initial", "final"]}, "exam_at names a moment twice"),
+        ({"exam_at": "final"}, "exam_at is 'final': it must be a list"),
+        ({"exam_at": None}, "exam_at is None"),
+        ({"validation_rows": -1}, "validation_rows is -1"),
+        ({"exam_split": "train"}, "unknown exam_split 'train': use one of test, validation"),
+        ({"exam_split": "validation"}, "set validation_rows to 1 or more"),
+    ],
+)
+def test_refused(settings, match):
+    with pytest.raises(InputError, match=match):
+        TaskConfig(**settings)
+
+
+def test_exams_on_validation_rows_at_chosen_moments(tmp_path):
+    """... do not change what is learned, and the plain output has only what there is."""
+    short = ["--max_steps", "8", "--save_steps", "100"]
+    chosen = ["--exam_at", "final", "warmup", "--validation_rows", "6", "--exam_split", "validation"]
+    printed = finish(start(command(tmp_path / "chosen", *short, *chosen)))
+    exams = json.loads((tmp_path / "chosen" / "exam.json").read_text())
+    assert [(label, exam["split"], exam["rows"]) for label, exam in exams.items()] == [
+        ("warmup", "validation", 6),
+        ("final", "validation", 6),
+    ]
+    assert "6 held out for validation" in printed and "\x1b" not in printed
+    assert re.findall(r"^exam (\w+):", printed, re.MULTILINE) == ["warmup", "final"]
+    assert "after warm-up" in printed and "at the end" in printed and "before" not in printed
+
+    (tmp_path / "none.yaml").write_text((tmp_path / "chosen" / "config.yaml").read_text() + "\n")
+    recipe = re.sub(r"exam_at:\n(- \w+\n)+", "exam_at: []\n", (tmp_path / "none.yaml").read_text())
+    assert "exam_at: []" in recipe
+    (tmp_path / "none.yaml").write_text(recipe)
+    where = ["--config", str(tmp_path / "none.yaml"), "--output_dir", str(tmp_path / "none")]
+    printed = finish(start([*command(None)[:4], *where]))
+    assert not re.search("^exam", printed, re.MULTILINE) and "done: " in printed
+    assert not (tmp_path / "none" / "exam.json").exists()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("chosen", "none")]
+    assert weights[0] == weights[1]
