@@ -166,7 +166,7 @@ def test_other_data_is_another_exam(error):
     recipe = {"task": "jsonl", "data": "a.jsonl", "model_name_or_path": "tiny-llama", "sft_warmup_steps": 2}
     recipe |= {"max_steps": 4, "compare": {"methods": methods}}
     Path("r.yaml").write_text(yaml.safe_dump(recipe))
-    assert "sft and sasr are examined on different rows" in error("--config", "r.yaml")
+    assert "sasr and sft are examined on different rows" in error("--config", "r.yaml")
 
 
 def test_directories(error):
@@ -176,7 +176,7 @@ def test_directories(error):
     assert os.listdir("out") == ["notes.txt"]
     Path("out/comparison.yaml").write_text("task: stories\ncompare: {budget: steps=3}\n")
     message = error(*STEPS, "--methods", "sft")
-    assert "out holds another comparison" in message and "model_name_or_path: not then, set now" in message
+    assert "out holds another comparison" in message and "compare.budget: steps=3 then, steps=4 now" in message
     Path("out/comparison.yaml").write_text("{")
     assert "out/comparison.yaml cannot be read" in error(*STEPS)
 

@@ -36,7 +36,7 @@ def check_runs(comparison: Comparison) -> None:
         try:
             _check_run(comparison, method, run, asked)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise InputError(f"{where}: {str(error).removeprefix('config.yaml: ')}") from None
     (first, rows), *others = asked.values()
     for other, own in others:
         if own != rows:

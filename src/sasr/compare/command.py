@@ -44,6 +44,8 @@ def compare(argv: list[str]) -> int:
     options, rest = _options(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("sasr compare starts its runs itself: start it without torchrun")
+    from sasr.tasks import get_task
+
     from . import check
     from .reading import read
     from .runner import Runner, lock
@@ -51,6 +53,7 @@ def compare(argv: list[str]) -> int:
 
     flags = _settings(rest)
     recipe, source, name = _recipe(options, flags)
+    get_task(str(flags.get("task") or recipe.get("task") or "stories"))  # what follows makes no sense without
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
     jobs, devices = _jobs(options.jobs)
     directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))

@@ -204,15 +204,17 @@ def seeds_of(value: Any, where: str) -> tuple[int, ...]:
 
 def check_keys_once(text: str, source: str) -> None:
     """Raise `InputError` for a key that a YAML file has twice in one place: a method would vanish in silence."""
-    pending = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    pending: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
     while pending:
         node = pending.pop()
         if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for (key, _), name in zip(node.value, keys, strict=False):
-                if keys.count(name) > 1:
-                    raise InputError(f"{source}:{key.start_mark.line + 1}: {name} is given twice: keep one")
-            pending += [value for _, value in node.value]
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise InputError(f"{source}:{key.start_mark.line + 1}: {key.value} is given twice: keep one")
+                if isinstance(key, yaml.ScalarNode):
+                    seen.add(key.value)
+                pending.append(value)
         elif isinstance(node, yaml.SequenceNode):
             pending += node.value
 
