@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli_errors import checked, clean  # noqa: F401
 
 import sasr.cli
 from sasr.compare import runner
 from sasr.parsing import RECIPES, read_recipe
+from test_cli_errors import JSONL, checked, clean  # noqa: F401
 
 SMALL = ["--output_dir", "out", "--train_rows", "40", "--exam_rows", "4", "--sft_warmup_steps", "2"]
 STEPS = [*SMALL, "--budget", "steps=4"]
@@ -62,9 +62,9 @@ FLAGS = {
     "no-exam": (["--exam_rows", "0"], ["exam_rows is 0"]),
     "task": (["--task", "storis"], ["storis"]),
     "no-budget": (["--task", "jsonl"], ["no budget", "--budget steps=300"]),
-    "missing-data": (["--task", "jsonl", "--data", "r.jsonl", "--budget", "steps=4", "--model_name_or_path", "tiny-llama"], ["r.jsonl", "no such file"]),
+    "missing-data": ([*JSONL, "--data", "r.jsonl", "--budget", "steps=4"], ["r.jsonl", "no such file"]),
     "recipe": (["--config", "compare-storis"], ["no recipe 'compare-storis'", "compare-stories"]),
-    "resume-without-directory": (["--config", "stories", "--resume_from_checkpoint"], ["--output_dir", "without --config"]),
+    "resume-and-config": (["--config", "stories", "--resume_from_checkpoint"], ["--output_dir", "without --config"]),
     "resume-nothing": (["--resume_from_checkpoint"], ["no comparison to go on with in out"]),
 }  # fmt: skip
 
@@ -97,8 +97,10 @@ COMPARE = {
     "method-seed": ({"methods": {"sasr": {"seed": 9}}}, ["method sasr", "seed cannot be set here", "seeds"]),
     "method-seeds": ({"methods": {"sasr": {"seeds": "1 1"}}}, ["method sasr: seeds", "seed 1 is given twice"]),
     "seeds-null": ({"methods": {"sasr": {"seeds": []}}}, ["method sasr: seeds", "there are no seeds"]),
-    "match-nobody": ({"methods": {"random": {"match_run": "sasr"}, "sft": {}}}, ["method random", "names 'sasr'", "sft"]),
+    "match-nobody": ({"methods": {"random": {"match_run": "sasr"}, "sft": {}}}, ["random", "names 'sasr'", "sft"]),
     "match-itself": ({"methods": {"random": {"match_run": "random"}}}, ["names itself"]),
+    "match-other-schedule": ({"methods": {"static": {"match_run": "sasr"}, "sasr": {}}}, ["for schedule random"]),
+    "match-and-share": ({"methods": {"random": {"match_run": "sasr", "sft_share": 0.1}}}, ["remove sft_share"]),
     "match-matched": (
         {"methods": {"a": {"schedule": "random", "match_run": "random"}, "random": {"match_run": "sasr"}, "sasr": {}}},
         ["method a", "names random, which itself matches sasr"],

@@ -41,7 +41,9 @@ def test_defaults():
 
 
 def test_bare_names_and_flags():
-    made = comparison({"methods": {"grpo": {}, "sasr-2": {"schedule": "sasr", "gamma": 2.0}}}, methods=["sasr-2", "sft"])
+    made = comparison(
+        {"methods": {"grpo": {}, "sasr-2": {"schedule": "sasr", "gamma": 2.0}}}, methods=["sasr-2", "sft"]
+    )
     assert [(m.name, m.schedule, m.settings) for m in made.methods] == [
         ("sasr-2", "sasr", {"gamma": 2.0}),
         ("sft", "sft", {}),
@@ -74,7 +76,10 @@ def test_what_a_run_is_told():
         assert "max_seconds" not in settings and "warmup_from" not in settings
 
 
-@pytest.mark.parametrize(("text", "name", "amount"), [("seconds=2.5", "max_seconds", 2.5), ("rollout_tokens=1e5", "max_rollout_tokens", 100_000)])
+@pytest.mark.parametrize(
+    ("text", "name", "amount"),
+    [("seconds=2.5", "max_seconds", 2.5), ("rollout_tokens=1e5", "max_rollout_tokens", 100_000)],
+)
 def test_other_budgets_are_not_ended_by_steps(text, name, amount):
     made = comparison({"budget": text, "methods": ["sasr"]})
     settings = settings_of(made, "runs/sasr/seed-1")
@@ -111,7 +116,9 @@ def test_warmups_are_shared_by_what_decides_them():
 
 
 TUNED = {
-    "methods": {"sft": {"tune": {}}, "static": {"tune": {"switch_step": [5, 7]}}, "sasr": {}, "random": {"match_run": "sasr"}},
+    "methods": {
+        "sft": {"tune": {}}, "static": {"tune": {"switch_step": [5, 7]}}, "sasr": {}, "random": {"match_run": "sasr"},
+    },
     "tune": {"learning_rate": [1e-4, 2e-4], "gamma": [1.0, 2.0]},
     "tune_seeds": [101, 102],
     "seeds": "1-2",
@@ -182,7 +189,7 @@ def test_seeds_that_are_none(value, message):
 def test_a_key_that_is_there_twice():
     check_keys_once("a: 1\nb: {a: 1}\nc: [{a: 1}]\n", "r.yaml")
     for text in ("a: 1\na: 2\n", "b:\n  a: 1\n  a: 2\n", "c: [{a: 1, a: 2}]"):
-        with pytest.raises(InputError, match="r.yaml:[123]: a is given twice"):
+        with pytest.raises(InputError, match=r"r\.yaml:[123]: a is given twice"):
             check_keys_once(text, "r.yaml")
     check_keys_once("", "r.yaml")
 

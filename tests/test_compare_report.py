@@ -28,7 +28,9 @@ def measured(correct: list[int], greedy: list[int] | None = None, digest: str = 
 
 def content(made: Comparison, results: dict, status: dict | None = None, choices: dict | None = None) -> dict:
     runs = made.runs(choices or {})
-    return report.results(made, runs, results, status or dict.fromkeys(results, "finished"), choices or {}, "sasr compare")
+    return report.results(
+        made, runs, results, status or dict.fromkeys(results, "finished"), choices or {}, "sasr compare"
+    )
 
 
 def test_metrics_of_a_run():
@@ -82,9 +84,7 @@ def test_choice_is_by_the_mean_and_the_first_of_equals():
     made = comparison({"methods": {"static": {"tune": {"switch_step": [5, 6, 7]}}}, "tune_seeds": "8-9"})
     static = made.method("static")
     scores = {5: ([0], [2]), 6: ([3], [1]), 7: ([1], [3])}
-    results = {
-        run.path: measured(scores[run.point["switch_step"]][run.seed - 8]) for run in made.tuning_runs(static)
-    }
+    results = {run.path: measured(scores[run.point["switch_step"]][run.seed - 8]) for run in made.tuning_runs(static)}
     assert report.best_point(made, static, results) == {"switch_step": 6}
     (row,) = report.figures(made, results)
     assert row["tuning_cost"] == {
@@ -146,7 +146,12 @@ def test_measures_from_the_files_of_a_run(tmp_path):
         (tmp_path / path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     where = tmp_path / run.path
     assert not is_finished(tmp_path, run)
-    record = {"prompt": "p", "answer": "a", "greedy": {"correct": True}, "samples": [{"correct": True}, {"correct": False}]}
+    record = {
+        "prompt": "p",
+        "answer": "a",
+        "greedy": {"correct": True},
+        "samples": [{"correct": True}, {"correct": False}],
+    }
     (where / "exams").mkdir()
     (where / "exams" / "final.jsonl").write_text(json.dumps(record) + "\n")
     exam = {"final": {"samples": 2, "seconds": 1.5, "step": 6}}

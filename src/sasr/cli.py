@@ -1,4 +1,4 @@
-"""The command line: `sasr train` and `sasr compare`. Thin: it finds the settings, runs, and turns errors into one line."""
+"""The command line: `sasr train`, `sasr compare`. Thin: it finds the settings, runs, and makes errors one line."""
 
 from __future__ import annotations
 

@@ -156,13 +156,13 @@ def _opening(runner: Any, directory: Path) -> str:
 
 
 def _close(runner: Any, view: Any, directory: Path, status: int) -> None:
-    from .report import TABLE_FILE, notes, table
+    from .report import TABLE_FILE, brief, notes
     from .view import columns
 
     content = runner.content()
     if any(row["seeds"] for row in content["methods"]):
         view.message("")
-        for line in [*columns(table(content)), "", *notes(content)]:
+        for line in [*columns(brief(content)), "", *notes(content)]:
             view.message(line)
     again = f"sasr compare --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
     if status == 0:

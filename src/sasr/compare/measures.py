@@ -13,7 +13,7 @@ import numpy as np
 from sasr.checkpoints import last_checkpoint
 from sasr.errors import InputError
 from sasr.exam.passk import pass_at_k
-from sasr.metrics import read_metrics
+from sasr.metrics import METRICS_FILE, read_metrics
 
 from .plan import Run
 
@@ -37,9 +37,9 @@ def is_finished(directory: Path, run: Run) -> bool:
 def measure(directory: Path, run: Run) -> Measures:
     """The figures of a finished run. Raises `InputError` if its files cannot be read."""
     where = directory / run.path
-    lines = read_metrics(where / "metrics.jsonl")
+    lines = read_metrics(where / METRICS_FILE)
     if run.warmup is not None and lines and lines[0]["step"] > 1:  # the steps that it shares with others
-        lines = [line for line in read_metrics(directory / run.warmup / "metrics.jsonl")][: lines[0]["step"] - 1] + lines
+        lines = read_metrics(directory / run.warmup / METRICS_FILE)[: lines[0]["step"] - 1] + lines
     measures: Measures = {"steps": lines[-1]["step"] if lines else 0, "sft_share": sft_share(lines)}
     measures["seconds"] = sum(line.get("step_seconds") or 0.0 for line in lines)
     for name in ("sft_steps", "grpo_steps", "sft_tokens", "rollout_tokens"):

@@ -118,6 +118,8 @@ def _method(name: str, own: Values, seeds: tuple[int, ...], grid: dict[str, list
         raise unknown("schedule" if schedule != name else "method", schedule, SCHEDULES, "a name with its schedule")
     seeds = seeds_of(own.pop("seeds"), f"{where}: seeds") if "seeds" in own else seeds
     own_grid = _grid(own.pop("tune"), f"{where}: tune") if "tune" in own else None
+    if match is not None and "sft_share" in own:
+        raise InputError(f"{where}: it has the share of SFT of {match}: remove sft_share")
     if match is not None and own_grid:
         raise InputError(f"{where}: it takes what is tuned for {match}, whose share it matches: remove tune")
     if own_grid is None:
@@ -135,7 +137,10 @@ def _method(name: str, own: Values, seeds: tuple[int, ...], grid: dict[str, list
 def _check_match(method: Method, methods: list[Method]) -> None:
     if method.match is None:
         return
-    where, others = f"method {method.name}: match_run", {m.name: m for m in methods if m is not method}
+    where = f"method {method.name}: match_run"
+    if method.schedule != "random":
+        raise InputError(f"{where} is for schedule random, not for {method.schedule}: remove it")
+    others = {m.name: m for m in methods if m is not method}
     if method.match not in others:
         own = "itself" if method.match == method.name else repr(method.match)
         raise InputError(f"{where} names {own}, but it must be one of {', '.join(others) or 'other methods'}")
@@ -178,7 +183,9 @@ def _budget(given: Any, max_steps: Any, source: str) -> Budget:
     except ValueError:
         amount = math.nan
     if not 0 < amount < math.inf or (kind != "seconds" and amount != int(amount)):
-        raise InputError(f"budget {kind}={text.strip()}: it must be a {'' if kind == 'seconds' else 'whole '}number above 0")
+        raise InputError(
+            f"budget {kind}={text.strip()}: it must be a {'' if kind == 'seconds' else 'whole '}number above 0"
+        )
     return Budget(kind, int(amount) if amount == int(amount) else amount)
 
 
@@ -227,5 +234,3 @@ def _mapping(value: Any, where: str) -> Values:
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
-
-

@@ -194,17 +194,26 @@ def table(content: Figures) -> list[list[str]]:
     return [head, *rows]
 
 
+def brief(content: Figures) -> list[list[str]]:
+    """The columns of `table` that fit on a terminal."""
+    head, *rows = table(content)
+    left_out = {"greedy", "steps", "rollout tokens", "tuning cost", *head[3 : head.index("p") - 1]}
+    kept = [index for index, name in enumerate(head) if name not in left_out]
+    return [[row[index] for index in kept] for row in (head, *rows)]
+
+
 def notes(content: Figures) -> list[str]:
     """What a reader has to know to read the table."""
     section, methods = content["comparison"]["compare"], content["methods"]
     seeds = max((len(d["seeds"]) for row in methods for d in row["difference"].values() if d), default=0)
     lines = [
-        "[...]: 95% interval, bootstrap over seeds and over problems. With one seed it covers the choice of problems only."
+        "[...]: 95% interval, bootstrap over seeds and over problems. "
+        "With one seed it covers the choice of problems only."
     ]
     if seeds:
         lines.append(
-            f"difference to {section['baseline']}: paired by seed and problem. p: exact two-sided sign-flip permutation "
-            f"test over seeds; with {seeds} seed{'s' * (seeds > 1)} it cannot be below {statistics.least_p(seeds):.2g}, "
+            f"difference to {section['baseline']}: paired by seed and problem. p: two-sided sign-flip permutation test "
+            f"over seeds; with {seeds} seed{'s' * (seeds > 1)} it cannot be below {statistics.least_p(seeds):.2g}, "
             "whatever the difference. p (Holm): adjusted for the number of methods."
         )
     lines.append(
@@ -213,8 +222,8 @@ def notes(content: Figures) -> list[str]:
     if any(row["tuning_cost"] for row in methods):
         lines.append(
             f"tuning: on validation rows with seed{'s' * (len(section['tune_seeds']) > 1)} "
-            f"{', '.join(map(str, section['tune_seeds']))}; the test rows were examined once, by the final runs. Its cost "
-            "comes on top of the runs'."
+            f"{', '.join(map(str, section['tune_seeds']))}; the test rows were examined once, by the final runs. "
+            "Its cost comes on top of the runs'."
         )
     for row in methods:
         if row["missing_seeds"]:

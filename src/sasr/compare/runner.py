@@ -26,6 +26,7 @@ from sasr.callbacks import StopRequest
 from sasr.checkpoints import last_checkpoint
 from sasr.errors import InputError
 from sasr.live import format_duration
+from sasr.metrics import METRICS_FILE
 
 from . import report
 from .check import plain
@@ -164,8 +165,13 @@ class Runner:
             if not free:
                 return
             if run.path not in self.status and all(self.status.get(path) == "finished" for path in run.needs):
+                try:
+                    self._children.append(self._start(run, free[0]))
+                except InputError as error:
+                    self.status[run.path] = f"failed: {error}"
+                    continue
                 self.status[run.path] = "running"
-                self._children.append(self._start(run, free.pop(0)))
+                del free[0]
 
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory / run.path
@@ -194,8 +200,15 @@ class Runner:
         return _Child(run, process, slot, log, start, checkpoint is None, time.monotonic())
 
     def _recipe(self, run: Run) -> Values:
-        others = {"warmup_from": run.warmup, "match_run": run.match}
-        return run.settings | {k: str((self.directory / path).resolve()) for k, path in others.items() if path}
+        recipe = dict(run.settings)
+        if run.warmup is not None:
+            recipe["warmup_from"] = str((self.directory / run.warmup).resolve())
+        if run.match is not None:
+            share = self.measured[run.match]["sft_share"]
+            if share is None:
+                raise InputError(f"{run.match} has no step after the warm-up whose share of SFT {run.path} could take")
+            recipe["sft_share"] = share
+        return recipe
 
     def _environment(self, slot: int) -> dict[str, str]:
         environment = dict(os.environ)
@@ -295,7 +308,7 @@ class Runner:
         """Where a run is, from the end of its metrics file."""
         steps = run.settings["max_steps"]
         try:
-            with open(self.directory / run.path / "metrics.jsonl", "rb") as file:
+            with open(self.directory / run.path / METRICS_FILE, "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
                 found = re.findall(rb'^\{"step": (\d+),', file.read(), re.MULTILINE)
         except OSError:
@@ -304,7 +317,7 @@ class Runner:
             return "starting"
         step = int(found[-1])
         of = f"/{steps}" if self.comparison.budget.kind == "steps" else ""
-        return "exam" if of and step >= steps else f"step {step}{of}"
+        return "exam" if of and step >= steps and run.stage != "warmup" else f"step {step}{of}"
 
 
 _STOPPING = "stopping: the runs finish their step and save; once more to stop at once"
