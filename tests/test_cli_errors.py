@@ -303,7 +303,7 @@ def test_command(capsys):
     for argv in (["trian"], ["--train"]):
         status = sasr.cli.main(argv)
         out, err = capsys.readouterr()
-        assert "the command is train" in checked(status, out, err)
+        assert "the commands are train and compare" in checked(status, out, err)
 
 
 # ---- resuming ----

@@ -1,4 +1,4 @@
-"""The command line: `sasr train`. Thin: it finds the settings, runs, and turns errors into one line."""
+"""The command line: `sasr train`, `sasr compare`. Thin: it finds the settings, runs, and makes errors one line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .errors import InputError
 _USAGE = """\
 usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
        sasr train --help | --help_all
+       sasr compare --help
        sasr --version
 
 SFT warm-up, then SFT or GRPO at every step, decided from the training state (SASR, arXiv 2505.13026).
@@ -22,6 +23,7 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr train                        a tiny model learns a built-in task, from scratch, on a CPU
   sasr train --config gsm8k         a recipe that comes with sasr, or your own YAML file
   sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
+  sasr compare                      methods x seeds at an equal budget, with a table of what the difference is worth
 """
 
 # Settings of TRL and transformers that most runs touch, in few words; the others are in --help_all.
@@ -92,9 +94,20 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
-    if argv[0] != "train":
-        raise InputError(f"unknown command {argv[0]!r}: the command is train (see sasr --help)")
-    return _train(argv[1:])
+    commands = {"train": _train, "compare": _compare}
+    if argv[0] not in commands:
+        raise InputError(f"unknown command {argv[0]!r}: the commands are train and compare (see sasr --help)")
+    return commands[argv[0]](argv[1:])
+
+
+def _compare(argv: list[str]) -> int:
+    from .compare.command import USAGE, compare
+
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    _quiet()
+    return compare(argv)
 
 
 def _train(argv: list[str]) -> int:

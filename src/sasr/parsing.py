@@ -155,6 +155,8 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
         raise InputError(f"{source}: env is {environment!r}, but it must be `NAME: value` lines")
     for name, value in environment.items():
         _set_environment(name, value, source)
+    if "compare" in recipe:
+        raise InputError(f"{source}: it has a compare section: use sasr compare --config {source}")
     if recipe.pop("resume_from_checkpoint", None):
         raise InputError(f"{source}: resume_from_checkpoint is for one start only: give it as a flag")
     check_values(recipe, parser, source)

@@ -1,0 +1,99 @@
+"""Everything that can be wrong with the runs of a comparison, found before the first of them is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sasr.checkpoints import digest_rows
+from sasr.config import SASRConfig
+from sasr.errors import InputError
+from sasr.models import check_model
+from sasr.parsing import Parser, Settings, check_values, parse
+from sasr.run import check_free, check_reward_weights, collect_rows
+from sasr.tasks import get_task
+
+from .plan import Comparison, Method, Run, differences
+
+COMPARISON_FILE = "comparison.yaml"
+
+
+def check_runs(comparison: Comparison) -> None:
+    """Raise `InputError` for the first method, point of a grid or lack of data with which a run would be refused."""
+    if comparison.settings.get("exam_rows") == 0:
+        raise InputError("exam_rows is 0: a comparison needs an exam")
+    parser = Parser()
+    check_values({k: v for k, v in comparison.settings.items() if k != "env"}, parser, "the settings of all methods")
+    for method in comparison.methods:
+        check_values(method.settings, parser, f"method {method.name}")
+    asked: dict[str, tuple[str, str]] = {}
+    for method, run in comparison.samples_of_settings():
+        tried = ", ".join(f"{name} {value}" for name, value in run.point.items())
+        where = f"method {method.name}" + (f" with {tried}" if tried else "")
+        check_values(run.point, parser, where)
+        try:
+            _check_run(comparison, method, run, asked)
+        except InputError as error:
+            raise InputError(f"{where}: {str(error).removeprefix('config.yaml: ')}") from None
+    (first, rows), *others = asked.values()
+    for other, own in others:
+        if own != rows:
+            raise InputError(f"methods {first} and {other} are examined on different rows: give both the same data")
+
+
+def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str, tuple[str, str]]) -> None:
+    settings = parse(["--output_dir", "unused"], defaults=dict(run.settings))
+    args = settings.training
+    kinds = args.kinds_of_steps(args.build_schedule())
+    if comparison.budget.kind == "rollout_tokens" and not kinds[1]:
+        raise InputError("it generates no rollouts, so a budget of rollout tokens never ends: choose another budget")
+    alike = repr((settings.task, kinds))
+    if alike not in asked:  # reading rows takes time: once for all that read the same
+        asked[alike] = (method.name, _check_rows(settings, args))
+
+
+def _check_rows(settings: Settings, args: SASRConfig) -> str:
+    """A digest of what the exam asks."""
+    task = get_task(settings.task.task)
+    check_reward_weights(task, settings)
+    if settings.model.model_name_or_path is None:
+        raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
+    check_model(settings.model.model_name_or_path)
+    held_out = collect_rows(task, settings.task, args)[2]
+    if not held_out:
+        raise InputError("there are no rows to examine: give exam_data, or rows with answers")
+    return digest_rows(held_out)
+
+
+def check_directory(directory: Path, comparison: Comparison) -> None:
+    """Raise `InputError` if the directory is another comparison's, or holds something else. Makes nothing."""
+    path = directory / COMPARISON_FILE
+    if not path.is_file():
+        check_free(directory)
+        return
+    try:
+        then = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        raise InputError(f"{path} cannot be read: choose another output_dir, or remove that one") from None
+    found = list(differences(then, yaml.safe_load(comparison_text(comparison))))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        shown = "; ".join(found[:3])
+        raise InputError(f"{directory} holds another comparison ({shown}{more}): choose another output_dir")
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """`comparison.yaml`: a recipe that makes the same comparison again."""
+    return yaml.safe_dump(comparison.to_recipe(), sort_keys=False, allow_unicode=True)
+
+
+def plain(value: Any) -> Any:
+    """As YAML and JSON can hold it."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    value = getattr(value, "value", value)  # enumerations
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

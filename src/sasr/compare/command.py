@@ -1,0 +1,173 @@
+"""`sasr compare` on the command line: find the comparison, check it, run it, print the table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sasr.errors import InputError, did_you_mean
+
+USAGE = """\
+usage: sasr compare [--config RECIPE] [--methods NAME ...] [--seeds 1-8] [--budget steps=300] [--baseline NAME]
+                    [--jobs N] [--output_dir DIR] [--SETTING VALUE of sasr train ...]
+       sasr compare --output_dir DIR --resume_from_checkpoint
+
+Methods x seeds on one task at an equal budget: every run, a table with intervals and a paired test.
+
+  sasr compare                          sft, static, sasr and a rate-matched random on the built-in task
+  sasr compare --config compare-switch  a recipe that comes with sasr, or your own YAML file with a compare section
+  sasr compare --methods static sasr --seeds 1-8 --budget seconds=60 --task jsonl --data rows.jsonl
+
+  --config RECIPE    settings of sasr train, and under `compare:` methods, seeds, budget, baseline, tune, tune_seeds;
+                     without it the recipe of the task
+  --methods NAME ... methods of the recipe, or schedules; default: sft static sasr random. A bare random has the share
+                     of SFT that sasr had with the same seed, a bare grpo no warm-up
+  --seeds SEEDS      such as 1-8, or 1 2 3; default: 1-3
+  --budget KIND=N    of each run: steps, seconds (inside steps) or rollout_tokens; default: steps=max_steps
+  --baseline NAME    what the others are compared with; default: static, or else the first
+  --jobs N           runs at a time; default: one for each CUDA device, or else for each CPU core
+  --output_dir DIR   where everything goes; default: runs/compare-NAME-N. The same command with the same directory goes
+                     on where it was stopped
+All other flags are settings of sasr train for all methods (sasr train --help)."""
+
+
+class _Flags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def compare(argv: list[str]) -> int:
+    """Returns the exit status: 0; 1 if a run failed; 130 / 143 after Ctrl-C / SIGTERM. Raises `InputError`."""
+    options, rest = _options(argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("sasr compare starts its runs itself: start it without torchrun")
+    from sasr.tasks import get_task
+
+    from . import check
+    from .reading import read
+    from .runner import Runner, lock
+    from .view import CompareView
+
+    flags = _settings(rest)
+    recipe, source, name = _recipe(options, flags)
+    get_task(str(flags.get("task") or recipe.get("task") or "stories"))  # what follows makes no sense without
+    comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
+    jobs, devices = _jobs(options.jobs)
+    directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))
+    check.check_directory(directory, comparison)
+    check.check_runs(comparison)
+    from sasr.checkpoints import write_atomically
+    from sasr.run import claim
+
+    claim(directory)
+    lock(directory).close()
+    write_atomically(directory / check.COMPARISON_FILE, check.comparison_text(comparison))
+    view = CompareView()
+    runner = Runner(comparison, directory, jobs, devices, view, shlex.join(["sasr", "compare", *argv]))
+    view.message(_opening(runner, directory))
+    status = runner.run()
+    _close(runner, view, directory, status)
+    return status
+
+
+def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Flags(prog="sasr compare", add_help=False, allow_abbrev=False)
+    for name in ("config", "budget", "baseline", "jobs", "output_dir"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--seeds", nargs="+")
+    parser.add_argument("--resume_from_checkpoint", nargs="?", const="true")
+    return parser.parse_known_args(argv)
+
+
+def _settings(argv: list[str]) -> dict[str, Any]:
+    """The settings of `sasr train` among the flags."""
+    from sasr.parsing import Parser
+
+    parser = Parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    namespace, rest = parser.parse_known_args(argv)
+    if rest:
+        flag = rest[0].split("=")[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        ours = [f"--{name}" for name in ("config", "methods", "seeds", "budget", "baseline", "jobs", "output_dir")]
+        raise InputError(f"unknown argument {flag}{did_you_mean(flag, [*ours, *known])}")
+    return vars(namespace)
+
+
+def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
+    """(recipe, its name in messages, its name in the directory's)."""
+    from sasr.parsing import RECIPES, base_recipe, read_recipe
+
+    from .check import COMPARISON_FILE
+    from .reading import check_keys_once
+
+    config = options.config
+    if options.resume_from_checkpoint is not None:
+        if options.resume_from_checkpoint.lower() != "true":
+            raise InputError("--resume_from_checkpoint takes no value here: each run goes on from its last checkpoint")
+        if options.output_dir is None or config is not None:
+            raise InputError("--resume_from_checkpoint: name the comparison with --output_dir, without --config")
+        config = str(Path(options.output_dir) / COMPARISON_FILE)
+        if not Path(config).is_file():
+            raise InputError(f"there is no comparison to go on with in {options.output_dir}")
+    source = config if config is not None else base_recipe(flags)
+    if source is None:
+        return {}, "the flags", str(flags.get("task"))
+    recipe = read_recipe(source)
+    path = Path(source) if Path(source).exists() else RECIPES / f"{source}.yaml"
+    check_keys_once(path.read_text(encoding="utf-8"), source)
+    return recipe, source if config is not None else f"recipe {source}", Path(source).stem.removeprefix("compare-")
+
+
+def _new_directory(name: str) -> Path:
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return next(p for n in range(1, 10**6) if not (p := Path("runs") / f"compare-{name}-{n}").exists())
+
+
+def _jobs(given: str | None) -> tuple[int, list[str]]:
+    """(processes at a time, CUDA devices)."""
+    import torch
+
+    from .runner import cores
+
+    devices = [str(index) for index in range(torch.cuda.device_count())]
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = visible[: len(devices)] if len(visible) >= len(devices) else devices
+    if given is None:
+        return len(devices) or cores(), devices
+    if not given.strip().isdecimal() or not 1 <= int(given) <= 1024:
+        raise InputError(f"--jobs is {given}: it must be a whole number from 1")
+    return int(given), devices
+
+
+def _opening(runner: Any, directory: Path) -> str:
+    comparison = runner.comparison
+    finals = sum(len(method.seeds) for method in comparison.methods)
+    tuning = sum(len(comparison.tuning_runs(method)) for method in comparison.tuned)
+    runs = f"{finals} runs" + (f" and {tuning} to tune" if tuning else "")
+    names = ", ".join(method.name for method in comparison.methods)
+    jobs = f"{runner.jobs} at a time" if runner.jobs > 1 else "one at a time"
+    return f"{names}: {runs} at {comparison.budget} each, {jobs}; all of it goes to {directory}"
+
+
+def _close(runner: Any, view: Any, directory: Path, status: int) -> None:
+    from .report import TABLE_FILE, brief, notes
+    from .view import columns
+
+    content = runner.content()
+    if any(row["seeds"] for row in content["methods"]):
+        view.message("")
+        for line in [*columns(brief(content)), "", *notes(content)]:
+            view.message(line)
+    again = f"sasr compare --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
+    if status == 0:
+        view.message(f"done: the table is in {directory / TABLE_FILE}, every figure in {directory / 'results.json'}")
+    elif status == 1:
+        view.message(f"some runs failed; what is there is in {directory / TABLE_FILE}; try them again with: {again}")
+    else:
+        view.message(f"stopped; go on with: {again}")

@@ -1,0 +1,93 @@
+"""What a run left behind, as numbers: its exam, its share of SFT and what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sasr.checkpoints import last_checkpoint
+from sasr.errors import InputError
+from sasr.exam.passk import pass_at_k
+from sasr.metrics import METRICS_FILE, read_metrics
+
+from .plan import Run
+
+Measures = dict[str, Any]
+COSTS = ("steps", "seconds", "exam_seconds", "sft_tokens", "rollout_tokens")
+_SFT_SHARE = {"sft": 1.0, "grpo": 0.0}
+
+
+def is_finished(directory: Path, run: Run) -> bool:
+    """Whether nothing of the run is left to do. Read from what it wrote, so that no file of ours can be wrong about
+    it."""
+    if run.stage == "warmup":
+        checkpoint = last_checkpoint(directory / run.path)
+        return checkpoint is not None and checkpoint.name == f"checkpoint-{run.settings['max_steps']}"
+    try:
+        return "final" in json.loads((directory / run.path / "exam.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def measure(directory: Path, run: Run) -> Measures:
+    """The figures of a finished run. Raises `InputError` if its files cannot be read."""
+    where = directory / run.path
+    lines = read_metrics(where / METRICS_FILE)
+    if run.warmup is not None and lines and lines[0]["step"] > 1:  # the steps that it shares with others
+        lines = read_metrics(directory / run.warmup / METRICS_FILE)[: lines[0]["step"] - 1] + lines
+    measures: Measures = {"steps": lines[-1]["step"] if lines else 0, "sft_share": sft_share(lines)}
+    measures["seconds"] = sum(line.get("step_seconds") or 0.0 for line in lines)
+    for name in ("sft_steps", "grpo_steps", "sft_tokens", "rollout_tokens"):
+        measures[name] = int(next((line[name] for line in reversed(lines) if line.get(name) is not None), 0))
+    if run.stage == "warmup":
+        return measures
+    try:
+        exam = json.loads((where / "exam.json").read_text(encoding="utf-8"))["final"]
+        text = (where / "exams" / "final.jsonl").read_text(encoding="utf-8")
+        records = [json.loads(line) for line in text.splitlines()]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{where}: its exam cannot be read ({error}): remove the directory and start again") from None
+    measures["exam_seconds"] = exam.pop("seconds", 0.0)
+    prompts = json.dumps([[record["prompt"], record["answer"]] for record in records], sort_keys=True, default=str)
+    measures["exam"] = exam
+    measures["problems"] = {
+        "digest": hashlib.sha256(prompts.encode()).hexdigest()[:16],
+        "samples": exam["samples"],
+        "correct": [sum(sample["correct"] for sample in record["samples"]) for record in records],
+        "greedy": [int(record["greedy"]["correct"]) for record in records],
+    }
+    return measures
+
+
+def sft_share(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean share of SFT over the steps after the warm-up; a step of both losses counts with the weight of SFT's."""
+    shares = [_SFT_SHARE.get(line["kind"], line.get("p_sft")) for line in lines if line["phase"] == "hybrid"]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
+
+
+def metrics_of(samples: int) -> list[str]:
+    """The columns of the table, the first being the one that decides."""
+    return ["pass@1", "greedy"] + [f"pass@{2 ** (samples.bit_length() - 1)}"] * (samples > 1)
+
+
+def per_problem(measures: Measures, metric: str) -> np.ndarray:
+    """One number per problem of the exam, shape `(problems,)`: greedy correctness, or unbiased pass@k."""
+    problems = measures["problems"]
+    if metric == "greedy":
+        return np.asarray(problems["greedy"], dtype=np.float64)
+    return pass_at_k(problems["samples"], problems["correct"], int(metric.removeprefix("pass@")))
+
+
+def pass_at_1(measures: Measures) -> float:
+    return float(per_problem(measures, "pass@1").mean())
+
+
+def cost(all_measures: Sequence[Measures]) -> dict[str, float]:
+    """The costs of several runs together."""
+    return {name: sum(measures.get(name) or 0 for measures in all_measures) for name in COSTS}

@@ -1,0 +1,360 @@
+"""Carries out a comparison: each run an ordinary `sasr train` in a process of its own, several at a time.
+
+What is finished, and what is left to do, is read from the runs' directories. So a comparison can be stopped at any
+moment, even by a power cut, and started again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from sasr.callbacks import StopRequest
+from sasr.checkpoints import last_checkpoint
+from sasr.errors import InputError
+from sasr.live import format_duration
+from sasr.metrics import METRICS_FILE
+
+from . import report
+from .check import plain
+from .measures import Measures, is_finished, measure, pass_at_1
+from .plan import Comparison, Method, Run, Values
+from .view import CompareView, Progress, Row
+
+_LOGS = "logs"
+_LOCK = ".lock"
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class _Child:
+    run: Run
+    process: subprocess.Popen
+    slot: int
+    log: Path
+    log_start: int
+    fresh: bool
+    begun: float
+
+
+class Runner:
+    """Runs a comparison to its end or to a stop request.
+
+    Args:
+        comparison ([`Comparison`]): What to run, checked.
+        directory (`Path`): Where; made and claimed by the caller.
+        jobs (`int`): Processes at a time.
+        devices (`Sequence[str]`): CUDA devices, handed out in turn; none leaves the choice to the run.
+        view ([`CompareView`]): Shows it.
+        command (`str`): For `results.json`.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        directory: Path,
+        jobs: int,
+        devices: Sequence[str],
+        view: CompareView,
+        command: str,
+    ):
+        self.comparison, self.directory, self.view, self.command = comparison, directory, view, command
+        self.jobs, self.devices = jobs, devices
+        self.status: dict[str, str] = {}
+        self.measured: dict[str, Measures] = {}
+        self.choices: dict[str, Values] = {}
+        self.runs: list[Run] = []
+        self._tuning = {method.name: comparison.tuning_runs(method) for method in comparison.methods}
+        self._children: list[_Child] = []
+        self._durations: dict[tuple[str, str], list[float]] = {}
+        self._lock: Any = None
+
+    def run(self) -> int:
+        """Returns the exit status: 0, 1 if a run failed, 130 / 143 after Ctrl-C / SIGTERM."""
+        self._lock = lock(self.directory)
+        try:
+            return self._run()
+        finally:
+            self._lock.close()
+
+    def content(self) -> report.Figures:
+        """What `results.json` holds now."""
+        return report.results(self.comparison, self.runs, self.measured, self.status, self.choices, self.command)
+
+    def _run(self) -> int:
+        self._look_around()
+        report.write(self.directory, self.content())
+        with self.view, StopRequest(lambda text: self.view.message(_STOPPING)) as stop:
+            try:
+                self._work(stop)
+            except KeyboardInterrupt:
+                self._end_children(signal.SIGKILL)
+            finally:
+                # Whatever went wrong here, no process stays behind.
+                for child in self._children:
+                    child.process.kill()
+                    child.process.wait()
+                    self.status[child.run.path] = "stopped"
+        report.write(self.directory, self.content())
+        if stop.signal is not None:
+            return 128 + stop.signal
+        return 0 if all(self.status.get(run.path) == "finished" for run in self.runs) and self._complete() else 1
+
+    def _work(self, stop: StopRequest) -> None:
+        told = False
+        while True:
+            if self._reap(stop.signal is not None):
+                self._look_around()
+                report.write(self.directory, self.content())
+            if stop.signal is None:
+                self._start_what_can_be()
+            elif not told:
+                told = True
+                self._end_children(signal.SIGTERM)
+            if not self._children:
+                return
+            self.view.update(self._progress())
+            time.sleep(_POLL_SECONDS)
+
+    def _complete(self) -> bool:
+        finals = [path for m in self.comparison.methods for path in self.comparison.final_paths(m).values()]
+        return all(path in self.measured for path in finals)
+
+    # ---- what there is ----
+
+    def _look_around(self) -> None:
+        """Find what is finished, choose what that allows to choose, and so on until nothing changes."""
+        while True:
+            self.runs = self.comparison.runs(self.choices)
+            for run in self.runs:
+                if run.path not in self.status and is_finished(self.directory, run):
+                    self._take_in(run)
+            known = len(self.choices)
+            for method in self.comparison.tuned:
+                done = all(run.path in self.measured for run in self._tuning[method.name])
+                if method.name not in self.choices and done:
+                    self.choices[method.name] = report.best_point(self.comparison, method, self.measured)
+            if len(self.choices) == known:
+                return
+
+    def _take_in(self, run: Run) -> None:
+        try:
+            self.measured[run.path] = measure(self.directory, run)
+            self.status[run.path] = "finished"
+        except InputError as error:
+            self.status[run.path] = f"failed: {error}"
+
+    # ---- processes ----
+
+    def _start_what_can_be(self) -> None:
+        free = [slot for slot in range(self.jobs) if slot not in {child.slot for child in self._children}]
+        for run in self.runs:
+            if not free:
+                return
+            if run.path not in self.status and all(self.status.get(path) == "finished" for path in run.needs):
+                try:
+                    self._children.append(self._start(run, free[0]))
+                except InputError as error:
+                    self.status[run.path] = f"failed: {error}"
+                    continue
+                self.status[run.path] = "running"
+                del free[0]
+
+    def _start(self, run: Run, slot: int) -> _Child:
+        where = self.directory / run.path
+        checkpoint = last_checkpoint(where)
+        command = [sys.executable, "-m", "sasr", "train", "--output_dir", str(where)]
+        log = self.directory / _LOGS / f"{run.path}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if checkpoint is not None:
+            command.append("--resume_from_checkpoint")
+        else:
+            self._clear(where)
+            recipe = log.with_name(log.name.removesuffix(".log") + ".yaml")
+            recipe.write_text(yaml.safe_dump(plain(self._recipe(run)), allow_unicode=True), encoding="utf-8")
+            command += ["--config", str(recipe)]
+        with open(log, "ab") as output:
+            start = output.tell()
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(slot),
+                start_new_session=True,  # the terminal's Ctrl-C is for us, who tell them in our own way
+                pass_fds=[self._lock.fileno()],  # locked until the last of us is gone, also if it survives us
+            )
+        return _Child(run, process, slot, log, start, checkpoint is None, time.monotonic())
+
+    def _recipe(self, run: Run) -> Values:
+        recipe = dict(run.settings)
+        if run.warmup is not None:
+            recipe["warmup_from"] = str((self.directory / run.warmup).resolve())
+        if run.match is not None:
+            share = self.measured[run.match]["sft_share"]
+            if share is None:
+                raise InputError(f"{run.match} has no step after the warm-up whose share of SFT {run.path} could take")
+            recipe["sft_share"] = share
+        return recipe
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.jobs)))
+        if self.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        return environment
+
+    def _clear(self, where: Path) -> None:
+        """Remove what a run left that ended before its first checkpoint."""
+        if where.is_symlink() or not where.resolve().is_relative_to(self.directory.resolve()):
+            raise InputError(f"{where} is not inside {self.directory}: remove the link")
+        if where.exists():
+            shutil.rmtree(where)
+
+    def _reap(self, stopping: bool) -> bool:
+        ended = [child for child in self._children if child.process.poll() is not None]
+        for child in ended:
+            self._children.remove(child)
+            self._judge(child, stopping)
+        return bool(ended)
+
+    def _judge(self, child: _Child, stopping: bool) -> None:
+        run, code = child.run, child.process.returncode
+        if code == 0 and is_finished(self.directory, run):
+            self._take_in(run)
+            if child.fresh:
+                self._durations.setdefault((run.stage, run.method), []).append(time.monotonic() - child.begun)
+            self.view.message(self._told(run))
+        elif stopping and code in (143, 130, -signal.SIGTERM, -signal.SIGKILL):
+            self.status[run.path] = "stopped"
+        else:
+            self.status[run.path] = f"failed: {_why(child)} (see {_LOGS}/{run.path}.log)"
+        if self.status[run.path].startswith("failed"):
+            self.view.message(f"{_name(run)} {self.status[run.path]}")
+
+    def _end_children(self, number: int) -> None:
+        for child in self._children:
+            child.process.send_signal(number)
+
+    # ---- what is shown ----
+
+    def _told(self, run: Run) -> str:
+        measures = self.measured.get(run.path, {})
+        scores = f"pass@1 {pass_at_1(measures):.3f}, " if "problems" in measures else ""
+        spent = f"{measures['steps']} steps in {format_duration(measures['seconds'])}" if measures else ""
+        done, total, left = self._counts()
+        time_left = f", about {format_duration(left)} left" if left else ""
+        return f"{_name(run)}: {scores}{spent}  ({done} of {total} runs{time_left})"
+
+    def _counts(self) -> tuple[int, int, float | None]:
+        comparison = self.comparison
+        known = {run.path for run in self.runs}
+        # Final runs that wait for tuning are not in the list yet; their warm-ups are not known.
+        waiting = [p for m in comparison.methods for p in comparison.final_paths(m).values() if p not in known]
+        done = sum(status == "finished" for status in self.status.values())
+        return done, len(known) + len(waiting), self._left(waiting)
+
+    def _left(self, waiting: Sequence[str]) -> float | None:
+        """Seconds, by what runs alike took."""
+        every = [seconds for group in self._durations.values() for seconds in group]
+        if not every:
+            return None
+        begun = {child.run.path: child.begun for child in self._children}
+        seconds = float(np.mean(every)) * len(waiting)
+        for run in self.runs:
+            if self.status.get(run.path, "running") == "running":
+                alike = [s for (_, method), group in self._durations.items() if method == run.method for s in group]
+                spent = time.monotonic() - begun[run.path] if run.path in begun else 0.0
+                seconds += max(0.0, float(np.mean(alike or every)) - spent)
+        return seconds / self.jobs
+
+    def _progress(self) -> Progress:
+        done, total, left = self._counts()
+        return Progress(
+            [self._row(method) for method in self.comparison.methods],
+            [f"{_name(child.run)}  {self._step(child.run)}" for child in self._children],
+            done,
+            total,
+            left,
+        )
+
+    def _row(self, method: Method) -> Row:
+        final = list(self.comparison.final_paths(method).values())
+        paths = final + [run.path for run in self._tuning[method.name]]
+        scores = [pass_at_1(self.measured[path]) for path in final if path in self.measured]
+        return Row(
+            method.name,
+            sum(path in self.measured for path in paths),
+            len(paths),
+            sum(self.status.get(path, "").startswith("failed") for path in paths),
+            ", ".join(f"{name} {value}" for name, value in self.choices.get(method.name, {}).items()),
+            sum(scores) / len(scores) if scores else None,
+        )
+
+    def _step(self, run: Run) -> str:
+        """Where a run is, from the end of its metrics file."""
+        steps = run.settings["max_steps"]
+        try:
+            with open(self.directory / run.path / METRICS_FILE, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+                found = re.findall(rb'^\{"step": (\d+),', file.read(), re.MULTILINE)
+        except OSError:
+            found = []
+        if not found:
+            return "starting"
+        step = int(found[-1])
+        of = f"/{steps}" if self.comparison.budget.kind == "steps" else ""
+        return "exam" if of and step >= steps and run.stage != "warmup" else f"step {step}{of}"
+
+
+_STOPPING = "stopping: the runs finish their step and save; once more to stop at once"
+
+
+def lock(directory: Path) -> Any:
+    """An open file that only one comparison and its runs can hold. Raises `InputError` if another one does."""
+    file = open(directory / _LOCK, "a")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{directory} is in use by another sasr compare, or a run it left: wait for its end") from None
+    return file
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _name(run: Run) -> str:
+    if run.stage == "warmup":
+        return f"warm-up of seed {run.seed}"
+    tried = ", ".join(f"{name} {value}" for name, value in run.point.items())
+    return f"{run.method}{f' ({tried})' if tried else ''}, {'tuning ' * (run.stage == 'tuning')}seed {run.seed}"
+
+
+def _why(child: _Child) -> str:
+    """The line of the log that says most, or how the process ended."""
+    with open(child.log, "rb") as file:
+        file.seek(child.log_start)
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    ours = [line.removeprefix("sasr: error: ") for line in lines if line.startswith("sasr: error: ")]
+    code = child.process.returncode
+    if ours:
+        return ours[-1][:300]
+    if code < 0:
+        return f"ended by signal {-code}" + (", perhaps for lack of memory" if code == -signal.SIGKILL else "")
+    return (lines[-1] if lines else f"exit status {code}")[:300]

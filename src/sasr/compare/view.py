@@ -1,0 +1,123 @@
+"""The terminal view of a comparison: a table that redraws itself, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sasr.live import format_duration
+
+_PLAIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method as it stands."""
+
+    method: str
+    done: int
+    total: int
+    failed: int = 0
+    tuned: str = ""
+    pass_at_1: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A comparison as it stands.
+
+    Args:
+        rows (`Sequence[Row]`): The methods; runs of both tuning and test.
+        running (`Sequence[str]`): What each process does, in words.
+        done, total (`int`): Runs, warm-ups included.
+        left (`float`, *optional*): Seconds, if known.
+    """
+
+    rows: Sequence[Row] = ()
+    running: Sequence[str] = field(default_factory=list)
+    done: int = 0
+    total: int = 0
+    left: float | None = None
+
+
+class CompareView:
+    """Shows a comparison; use as a context manager, which ends the display on every way out.
+
+    Args:
+        console (`rich.console.Console`, *optional*): Where to write; standard output by default.
+        clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Seconds.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        self._console = console if console is not None else Console()
+        self._clock = clock
+        self._rich = (
+            self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.options.ascii_only
+        )
+        self._live: Live | None = None
+        self._progress = Progress()
+        self._printed_at = clock()
+
+    def __enter__(self) -> CompareView:
+        if self._rich:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the table."""
+        text = "".join(c for c in text if c.isprintable())
+        if self._rich:
+            self._console.print(Text(text))
+            return
+        encoding = getattr(self._console.file, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), file=self._console.file, flush=True)
+
+    def update(self, progress: Progress) -> None:
+        """Show how things stand; without a terminal about once a minute."""
+        self._progress = progress
+        if not self._rich and self._clock() - self._printed_at >= _PLAIN_SECONDS:
+            self.message("; ".join([_summary(progress), *progress.running]))
+            self._printed_at = self._clock()
+
+    def _render(self) -> Group:
+        progress = self._progress
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("method", "runs", "pass@1"):
+            table.add_column(title, no_wrap=True, justify="left" if title == "method" else "right")
+        if any(row.tuned for row in progress.rows):
+            table.add_column("tuned", no_wrap=True, overflow="ellipsis")
+        for row in progress.rows:
+            runs = Text(f"{row.done}/{row.total}", style="green" if row.done == row.total else "")
+            runs.append(f" {row.failed} failed" if row.failed else "", style="red")
+            mean = "" if row.pass_at_1 is None else f"{row.pass_at_1:.3f}"
+            tuned = [Text(row.tuned)] if len(table.columns) > 3 else []
+            table.add_row(Text(row.method, style="bold"), runs, mean, *tuned)
+        lines = [Text(line, no_wrap=True, overflow="ellipsis", style="cyan") for line in progress.running]
+        return Group(table, *lines, Text(_summary(progress), style="dim"))
+
+
+def _summary(progress: Progress) -> str:
+    left = "" if progress.left is None else f", about {format_duration(progress.left)} left"
+    return f"{progress.done} of {progress.total} runs done, {len(progress.running)} at work{left}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text under one another, for any terminal; the first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return lines
