@@ -30,7 +30,7 @@ from .errors import InputError
 from .optimizer_states import OptimizerStates
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, SFT_STEP, Schedule, StepPlan, decide
-from .selection import AFTER_ROLLOUTS, BEFORE_THE_STEP, Chosen, Selection, check_fresh, divide
+from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
 from .signals import SignalTracker
 from .streams import RowStream
 from .token_weights import TOKEN_WEIGHTS
@@ -153,7 +153,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _decide(self) -> StepPlan:
         step, waiting = self.state.global_step, self.selection.waiting_batches
         plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
-        if plan.demonstrations in AFTER_ROLLOUTS:
+        if plan.demonstrations in TIED_TO_ROLLOUTS:
             check_fresh(self.args, self.args.schedule)
         # The signals are reduced over ranks and agree; should an engine round them differently, rank 0 decides, since
         # ranks that branch apart would wait for each other for ever.
@@ -175,7 +175,8 @@ class SASRTrainer(ObservedGRPOTrainer):
             self.accelerator.gradient_state._set_sync_gradients(last)
             with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
                 super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
-        self.tracker.observe_sft_norm(step, _as_float(super()._get_grad_norm(self.model_wrapped)))
+        # The weights are those after the step before, so that a probe counts like an SFT step taken there.
+        self.tracker.observe_sft_norm(step - 1, _as_float(super()._get_grad_norm(self.model_wrapped)))
         self.model_wrapped.zero_grad()
         self._sft_sums = [0.0, 0.0]
 
@@ -188,7 +189,9 @@ class SASRTrainer(ObservedGRPOTrainer):
             self._study(self.selection.before_step(plan, size), counted)
         if plan.grpo_weight:
             for i, batch in enumerate(batches):
-                batch["prompts"] = self._draw_prompts() if self.generates_at(self._step + i) else []
+                if self.generates_at(self._step + i):
+                    batch["asked"] = self._draw_questions()
+                batch["prompts"] = self._prompts_of(batch.get("asked", []))
         return batches
 
     def _study(self, chosen: Chosen, counted: bool = True) -> None:
@@ -201,12 +204,14 @@ class SASRTrainer(ObservedGRPOTrainer):
             self.counts["sft_tokens"] += chosen.tokens
             self.state.num_input_tokens_seen += chosen.tokens + sum(len(d.prompt_ids) for d in chosen.demonstrations)
 
-    def _draw_prompts(self) -> list[dict[str, Any]]:
+    def _draw_questions(self) -> list[int]:
+        drawn = self.rl_stream.take(self.args.generation_batch_size // self.num_generations)
+        return [self.rl_rows[i] for i in drawn]
+
+    def _prompts_of(self, asked: list[int]) -> list[dict[str, Any]]:
         # The same global order and contiguous division over ranks as TRL's sampler, so that groups stay whole.
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        drawn = self.rl_stream.take(self.args.generation_batch_size // self.num_generations)
-        self.selection.asked = [self.rl_rows[i] for i in drawn]
-        repeated = [row for row in self.selection.asked for _ in range(self.num_generations)]
+        repeated = [row for row in asked for _ in range(self.num_generations)]
         rank = self.args.process_index
         return [self.train_dataset[row] for row in repeated[rank * size : (rank + 1) * size]]
 
@@ -236,6 +241,8 @@ class SASRTrainer(ObservedGRPOTrainer):
             return super()._prepare_inputs(inputs)  # evaluation
         prepared = {"plan": inputs["plan"]}
         if "prompts" in inputs:
+            # A step may generate several times: whose rollouts come now is not known when its rows are drawn.
+            self.selection.asked = inputs.get("asked", self.selection.asked)
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
             if inputs["prompts"]:
                 # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.
