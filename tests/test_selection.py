@@ -98,6 +98,7 @@ def test_a_single_known_member_has_no_advantage():
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
 def test_group_advantages_are_those_of_trl(tmp_path, scale):
     """On rewards with gaps: two weighted functions, one of which does not judge everything, and some judged by none."""
+
     def second(completions, **_):
         return [None if c.startswith(("1", "2", "3")) else len(c) / 4 for c in completions]
 

@@ -110,7 +110,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.rl_rows, self.demonstrations, self.demonstration_of_row = rows
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
-            raise InputError("there are SFT steps but no row has a demonstration: add completions, or use grpo")
+            raise InputError(
+                "there are SFT steps or probes but no row has a demonstration: add completions, or use grpo"
+            )
         if uses_grpo and not self.rl_rows:
             raise InputError("there are GRPO steps but no row has an answer to verify: add answers, or use sft")
         if uses_grpo and self.reward_funcs == [_no_reward]:
