@@ -185,6 +185,25 @@ def test_hpt_with_full_success_has_nothing_to_do(tmp_path):
     assert toy.history(trained, "sasr/p_sft", "sasr/unsolved", "sasr/sft_loss") == [(0.0, 0.0, None)]
 
 
+def is_gated(trained, row: int, members: list[Rollout], gate: int) -> bool:
+    return sum(reward_of(trained, by_level, row, r.completion) >= 1 for r in members) <= gate
+
+
+def hpt_loss(trained, step: Step, gate: int) -> tuple[torch.Tensor, float]:
+    """The loss, and the share of the questions that are studied."""
+    studied, loss = [], torch.zeros(())
+    for row, members in groups(step).items():
+        if is_gated(trained, row, members, gate) and row in trained.demonstration_of_row:
+            studied.append(trained.demonstrations[trained.demonstration_of_row[row]])
+            continue
+        rewards = [reward_of(trained, by_level, row, r.completion) for r in members]
+        for advantage, r in zip(relative(rewards), members, strict=True):
+            loss = loss - advantage * log_probabilities(step.lm, r.prompt, r.completion).sum() / tokens(step.rollouts)
+    share = len(studied) / len(step.asked)
+    logps = [log_probabilities(step.lm, d.prompt_ids, d.completion_ids) for d in studied]
+    return loss - share * torch.cat(logps).mean(), share
+
+
 @pytest.mark.parametrize(
     ("gate", "missing", "accumulation"), [(0, False, 1), (2, False, 1), (0, True, 1), (2, False, 2)]
 )
@@ -194,23 +213,19 @@ def test_hpt_is_the_mean_over_questions(tmp_path, gate, missing, accumulation):
         per_device_train_batch_size=48 // accumulation, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
     assert len(step.rollouts) == 48 and sorted(step.asked) == list(range(12))
-    studied, loss = [], torch.zeros(())
-    kinds = set()
-    for row, members in groups(step).items():
-        rewards = [reward_of(trained, by_level, row, r.completion) for r in members]
-        gated = sum(r >= 1 for r in rewards) <= gate
-        kinds.add((trained.train_dataset[row]["level"], gated, row in trained.demonstration_of_row))
-        if gated and row in trained.demonstration_of_row:
-            studied.append(trained.demonstrations[trained.demonstration_of_row[row]])
-            continue
-        for advantage, r in zip(relative(rewards), members, strict=True):
-            loss = loss - advantage * log_probabilities(step.lm, r.prompt, r.completion).sum() / tokens(step.rollouts)
+    kinds = {
+        (
+            trained.train_dataset[row]["level"],
+            is_gated(trained, row, members, gate),
+            row in trained.demonstration_of_row,
+        )
+        for row, members in groups(step).items()
+    }
     assert {(0, True, True), (1, False, True)} <= kinds
     assert (2, bool(gate), True) in kinds
     assert ((0, True, False) in kinds) == missing
-    share = len(studied) / 12
-    logps = [log_probabilities(step.lm, d.prompt_ids, d.completion_ids) for d in studied]
-    same_gradient(step, loss - share * torch.cat(logps).mean())
+    loss, share = hpt_loss(trained, step, gate)
+    same_gradient(step, loss)
     assert toy.history(trained, "sasr/p_sft") == [(share,)]
 
 
@@ -237,6 +252,19 @@ def group_loss(trained, step: Step, reward, of_rollouts, of_demonstrations) -> t
     return rollouts, demonstrations, count
 
 
+def luffy_loss(trained, step: Step, shaping: float) -> tuple[torch.Tensor, float]:
+    """The loss, and the demonstrations' share of the tokens."""
+    rollouts, demonstrations, count = group_loss(
+        trained,
+        step,
+        toy.reward,
+        lambda logps, a: a * logps,
+        lambda logps, a: a * logps.exp() / (logps.exp() + shaping),
+    )
+    whole = tokens(step.rollouts) + count
+    return -(rollouts + demonstrations) / whole, count / whole
+
+
 @pytest.mark.parametrize(("missing", "accumulation", "shaping"), [(False, 1, 0.1), (False, 2, 0.1), (True, 1, 0.5)])
 def test_luffy_gradient(tmp_path, missing, accumulation, shaping):
     """-[sum A log pi over rollout tokens + sum A f(pi) over demonstration tokens] / all tokens."""
@@ -246,16 +274,9 @@ def test_luffy_gradient(tmp_path, missing, accumulation, shaping):
     )  # fmt: skip
     for step, logged in zip(steps, toy.history(trained, "sasr/p_sft"), strict=True):
         assert 0 < len(step.demonstrations) <= 4 and (len(step.demonstrations) < 4) <= missing
-        rollouts, demonstrations, count = group_loss(
-            trained,
-            step,
-            toy.reward,
-            lambda logps, a: a * logps,
-            lambda logps, a: a * logps.exp() / (logps.exp() + shaping),
-        )
-        whole = tokens(step.rollouts) + count
-        same_gradient(step, -(rollouts + demonstrations) / whole)
-        assert logged[0] == pytest.approx(count / whole)
+        loss, share = luffy_loss(trained, step, shaping)
+        same_gradient(step, loss)
+        assert logged[0] == pytest.approx(share)
 
 
 def test_luffy_where_no_question_has_a_demonstration_is_grpo(tmp_path):
@@ -319,6 +340,16 @@ def test_a_demonstration_is_judged_once_and_not_reported(tmp_path):
     tables = list((tmp_path / "completions").glob("*.parquet"))
     assert len(tables) == 3
     assert {len(Dataset.from_parquet(str(path))) for path in tables} == {16}
+
+
+# Eight questions, all asked in each step: five with a demonstration, three without any success.
+UNEVEN = {
+    "luffy": (
+        toy.reward,
+        lambda: levels(8).map(lambda row, i: {"completion": None if i > 4 else row["completion"]}, with_indices=True),
+    ),
+    "hpt": (by_level, lambda: levels(8)),
+}
 
 
 # ---- ReLIFT, and SASR with failed questions ----

@@ -62,8 +62,11 @@ VARIANTS = {
     "luffy": {"schedule": "luffy", "gradient_accumulation_steps": 2},
     "srft": {"schedule": "srft"},
     "uft": {"schedule": "uft", "hint_steps": 8, "hint_weight": 0.5},
-    "failed-and-probed": {"sft_questions": "failed", "sft_norm_every": 1, "gamma": 2.0},
-}
+    "failed-and-probed": {
+        "sft_questions": "failed", "sft_norm_every": 1, "gamma": 2.0, "per_device_train_batch_size": 16,
+        "per_device_sft_batch_size": 2,
+    },
+}  # fmt: skip
 
 OFTEN = ("aligned", "mid-rollout-buffer")
 METHODS = ("relift", "hpt", "luffy", "srft", "uft", "failed-and-probed")
