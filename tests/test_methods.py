@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import TrainerCallback
 
 import toy
@@ -650,6 +651,28 @@ def test_the_probe_is_the_norm_of_the_next_sft_step(tmp_path, accumulation):
     assert len({norm for _, norm in norms[2::2]}) > 1
 
 
+def test_the_probe_looks_at_the_questions_that_the_next_sft_step_takes(tmp_path):
+    trained = toy.trainer(
+        tmp_path, schedule="sasr", sft_questions="failed", data=levels(24), rewards=by_level, sft_warmup_steps=1,
+        max_steps=16, sft_norm_every=1, learning_rate=1e-12, sft_learning_rate=1e-12, per_device_sft_batch_size=2,
+    )  # fmt: skip
+    norms: dict[int, list[float]] = {}
+    observe = trained.tracker.observe_sft_norm
+
+    def watch(step, norm):
+        norms.setdefault(trained.state.global_step, []).append(norm)
+        observe(step, norm)
+
+    trained.tracker.observe_sft_norm = watch
+    recorder = Recorder(trained)
+    trained.train()
+    both = {step: found for step, found in norms.items() if len(found) == 2}
+    assert any(recorder.steps[step - 1].queue for step in both), "some waited"
+    assert len(both) > 2
+    for probed, real in both.values():
+        assert probed == pytest.approx(real, rel=1e-5)
+
+
 def test_how_often_the_norm_is_probed(tmp_path):
     trained = toy.trainer(tmp_path, schedule="static", sft_warmup_steps=2, max_steps=14, sft_norm_every=3)
     probes = []
@@ -661,7 +684,15 @@ def test_how_often_the_norm_is_probed(tmp_path):
     assert probes == [0, 1, 5, 8, 11], "before the steps that three GRPO steps precede"
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "separate_optimizer_states": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gradient_accumulation_steps": 2, "separate_optimizer_states": True},
+        {"more": {"peft_config": LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)}},
+    ],
+    ids=["plain", "accumulation", "dropout"],
+)
 def test_probing_changes_nothing_but_the_signal(tmp_path, changes):
     keys = ("loss", "grad_norm", "reward", "num_tokens", "entropy", "sasr/sft_loss", "sasr/sft_tokens")
     plain = toy.trainer(tmp_path / "a", schedule="static", **changes)

@@ -13,6 +13,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,9 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _check_engine(self) -> None:
         if self.args.sft_norm_every and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
+        if self.args.sft_norm_every and self.args.fp16:
+            # The loss scaler unscales gradients once between two steps of the optimizer.
+            raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
         if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
 
@@ -169,14 +173,17 @@ class SASRTrainer(ObservedGRPOTrainer):
             or step - max(self.tracker.norm_step, args.sft_warmup_steps - 1) <= args.sft_norm_every
         ):
             return
-        self.plan, position = SFT_STEP, self.sft_stream.position
+        self.plan = replace(SFT_STEP, demonstrations=getattr(self.schedule, "sft_questions", "all"))
+        position, queue = self.sft_stream.position, self.selection.queue
         batches = self._draw_batches(count, counted=False)
-        self.sft_stream.position = position
-        for i, batch in enumerate(batches):
-            last = i == count - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
-                super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
+        self.sft_stream.position, self.selection.queue = position, queue
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
+            for i, batch in enumerate(batches):
+                last = i == count - 1
+                self.accelerator.gradient_state._set_sync_gradients(last)
+                with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
+                    super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
         # The weights are those after the step before, so that a probe counts like an SFT step taken there.
         self.tracker.observe_sft_norm(step - 1, _as_float(super()._get_grad_norm(self.model_wrapped)))
         self.model_wrapped.zero_grad()
