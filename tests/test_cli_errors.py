@@ -99,6 +99,23 @@ FLAGS = {
     "warmup-norm": (["--warmup_norm", "median"], ["unknown warmup_norm 'median'", "mean, last"]),
     "reference-model": (["--reference_model", "first"], ["unknown reference_model 'first'", "initial, warmup"]),
     "switch-step": (["--switch_step", "3"], ["switch_step", "static, not of sasr", "remove it"]),
+    "hpt-gate": (["--schedule", "hpt", "--hpt_gate", "8"], ["hpt_gate is 8", "num_generations - 1 (7)"]),
+    "luffy-shaping": (["--schedule", "luffy", "--luffy_shaping", "0"], ["luffy_shaping is 0.0", "above 0"]),
+    "hint-steps": (["--schedule", "uft", "--hint_steps", "0"], ["hint_steps is 0", "1 or more"]),
+    "hint-weight": (["--schedule", "uft", "--hint_weight", "-1"], ["hint_weight is -1.0", "0 or more"]),
+    "sft-questions": (["--sft_questions", "some"], ["unknown sft_questions 'some'", "all, failed"]),
+    "sft-norm-every": (["--sft_norm_every", "-2"], ["sft_norm_every is -2", "0 or more"]),
+    "setting-of-another-method": (["--hint_weight", "1"], ["hint_weight", "uft, not of sasr", "remove it"]),
+    "old-rollouts": (
+        ["--schedule", "hpt", "--num_iterations", "2"],
+        ["schedule hpt", "rollouts of the same step", "num_iterations (2)", "gradient_accumulation_steps (1)"],
+    ),
+    "match-nothing": (["--schedule", "random", "--match_run", "gone"], ["gone/metrics.jsonl", "No such file"]),
+    "match-by-sasr": (["--match_run", "gone"], ["match_run is for schedule random", "remove one"]),
+    "match-and-share": (
+        ["--schedule", "random", "--match_run", "gone", "--sft_share", "0.2"],
+        ["match_run", "in place of sft_share", "remove one"],
+    ),
     "exam-samples": (["--exam_samples", "0"], ["exam_samples is 0", "1 or more"]),
     "exam-rows": (["--exam_rows", "-1"], ["exam_rows is -1"]),
     "exam-at": (["--exam_at", "initial", "finl"], ["unknown exam_at 'finl'", "did you mean final?"]),
@@ -304,6 +321,12 @@ def test_command(capsys):
         status = sasr.cli.main(argv)
         out, err = capsys.readouterr()
         assert "the commands are train and compare" in checked(status, out, err)
+
+
+def test_matched_run_without_hybrid_steps(error):
+    Path("other").mkdir()
+    Path("other/metrics.jsonl").write_text('{"step": 1, "phase": "warm-up", "kind": "sft", "p_sft": 1.0}\n')
+    assert "other has no steps after its warm-up" in error(*SMALL, "--schedule", "random", "--match_run", "other")
 
 
 # ---- resuming ----

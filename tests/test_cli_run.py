@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+
+import sasr.cli
 
 LIMIT = 240  # seconds: a hanging run fails
 
@@ -245,3 +248,29 @@ def test_help_and_version():
         (["train", "--help_all"], "--adam_beta2"),
     ):
         assert expected in finish(start([sys.executable, "-m", "sasr", *flags]))
+
+
+def test_a_matched_run_goes_on_when_the_other_is_gone(tmp_path, monkeypatch):
+    """Its share is that of the other's metrics, and its config.yaml holds the number."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, os.environ.get(name, "error" if name == "TRANSFORMERS_VERBOSITY" else "true"))
+    small = {
+        "train_rows": 40, "exam_rows": 0, "max_steps": 5, "sft_warmup_steps": 2, "per_device_train_batch_size": 8,
+        "per_device_sft_batch_size": 4, "max_completion_length": 16, "save_steps": 3, "num_generations": 4,
+    }  # fmt: skip
+    argv = ["train", *(text for key, value in small.items() for text in (f"--{key}", str(value)))]
+    assert sasr.cli.main([*argv, "--output_dir", "other", "--schedule", "chord_mu", "--mu_decay_steps", "2"]) == 0
+    shares = [line["p_sft"] for line in metrics(tmp_path / "other")[2:]]
+    assert shares == pytest.approx([0.9, 0.475, 0.05])
+    matched = ["--output_dir", "matched", "--schedule", "random", "--match_run", "other"]
+    assert sasr.cli.main([*argv, *matched]) == 0
+    written = yaml.safe_load((tmp_path / "matched" / "config.yaml").read_text())
+    assert written["sft_share"] == pytest.approx(1.425 / 3)
+    assert "match_run" not in written
+    before = without_times(metrics(tmp_path / "matched"))
+    assert [line["p_sft"] for line in before[2:]] == pytest.approx([1.425 / 3] * 3)
+    shutil.rmtree(tmp_path / "other")
+    shutil.rmtree(tmp_path / "matched" / "checkpoint-5")
+    assert sasr.cli.main(["train", "--output_dir", "matched", "--resume_from_checkpoint"]) == 0
+    assert without_times(metrics(tmp_path / "matched")) == before

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints
 from sasr.parsing import RECIPES, parse
-from sasr.schedules import SCHEDULES, ChordMu, Random, Sasr, Static
+from sasr.schedules import SCHEDULES, ChordMu, Hpt, Luffy, Random, Sasr, Static, Uft
 
 
 def config(**changes) -> SASRConfig:
@@ -26,6 +28,10 @@ def test_schedules_take_their_settings():
     chord = config(schedule="chord_mu", mu_peak=0.5, mu_valley=0.1, mu_decay_steps=7).build_schedule()
     assert chord == ChordMu(0.5, 0.1, 7)
     assert config(gamma=2.0, divergence_weight=0.3).build_schedule() == Sasr(2.0, 0.3, 0.1)
+    assert config(schedule="hpt", hpt_gate=2).build_schedule() == Hpt(2)
+    assert config(schedule="luffy", luffy_shaping=0.5).build_schedule() == Luffy(0.5)
+    assert config(schedule="uft", hint_steps=7, hint_weight=0.2).build_schedule() == Uft(7, 0.2)
+    assert config(sft_questions="failed").build_schedule() == Sasr(sft_questions="failed")
     assert config(schedule="static").build_schedule() == Static(switch_step=4)
     assert config(schedule="static", switch_step=7).build_schedule() == Static(switch_step=7)
     fields = SASRConfig.__dataclass_fields__
@@ -62,12 +68,49 @@ def test_schedules_take_their_settings():
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"sft_learning_rate": -1e-3}, "sft_learning_rate is -0.001"),
         ({"per_device_sft_batch_size": 0}, "per_device_sft_batch_size is 0"),
+        ({"schedule": "hpt", "hpt_gate": -1}, r"hpt_gate is -1: it must be between 0 and num_generations - 1 \(7\)"),
+        ({"schedule": "hpt", "hpt_gate": 8}, r"hpt_gate is 8: it must be between 0 and num_generations - 1 \(7\)"),
+        ({"hpt_gate": 2}, "hpt_gate is a setting of schedule hpt, not of sasr"),
+        ({"schedule": "luffy", "luffy_shaping": 0.0}, "luffy_shaping is 0.0: it must be a number above 0"),
+        ({"schedule": "hpt", "luffy_shaping": 0.2}, "luffy_shaping is a setting of schedule luffy, not of hpt"),
+        ({"schedule": "uft", "hint_steps": 0}, "hint_steps is 0: it must be 1 or more"),
+        ({"schedule": "uft", "hint_weight": -0.1}, "hint_weight is -0.1: it must be 0 or more"),
+        ({"schedule": "uft", "hint_weight": float("inf")}, "hint_weight is inf"),
+        ({"hint_steps": 5}, "hint_steps is a setting of schedule uft, not of sasr"),
+        ({"sft_questions": "fialed"}, "unknown sft_questions 'fialed'.*did you mean failed"),
+        ({"schedule": "grpo", "sft_questions": "failed"}, "sft_questions is a setting of schedule sasr, not of grpo"),
+        ({"sft_norm_every": -1}, "sft_norm_every is -1: it must be 0 or more"),
+        ({"sft_norm_every": None}, "sft_norm_every is None"),
+        ({"match_run": "run"}, "match_run is for schedule random, in place of sft_share"),
+        ({"schedule": "random", "sft_share": 0.3, "match_run": "run"}, "in place of sft_share: remove one"),
+        (
+            {"schedule": "random", "match_run": "nowhere"},
+            "cannot read metrics file nowhere/metrics.jsonl: No such file",
+        ),
         ({"steps_per_generation": 3, "gradient_accumulation_steps": 2, "num_generations": 4}, "divide one another"),
     ],
 )
 def test_impossible_settings(changes, message):
     with pytest.raises(InputError, match=message):
         config(**changes)
+
+
+def test_share_of_another_run(tmp_path):
+    """Of its steps after the warm-up; where both losses acted, by p_sft."""
+    lines = [
+        {"step": 1, "phase": "warm-up", "kind": "sft", "p_sft": 1.0},
+        {"step": 2, "phase": "hybrid", "kind": "sft", "p_sft": 0.4},
+        {"step": 3, "phase": "hybrid", "kind": "grpo", "p_sft": 0.6},
+        {"step": 4, "phase": "hybrid", "kind": "both", "p_sft": 0.25},
+        {"step": 5, "phase": "hybrid", "kind": "both", "p_sft": 0.15},
+    ]
+    written = tmp_path / "metrics.jsonl"
+    written.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    matched = config(schedule="random", match_run=str(tmp_path))
+    assert matched.build_schedule() == Random(pytest.approx(1.4 / 4))
+    written.write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(InputError, match="has no steps after its warm-up, so no share of SFT"):
+        config(schedule="random", match_run=str(tmp_path))
 
 
 @pytest.mark.parametrize("changes", [{"train_rows": 0}, {"exam_rows": -1}, {"exam_samples": 0}])

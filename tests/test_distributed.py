@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import test_methods
+import toy
 from test_resume import assert_same, outcome
 from test_trainer_equality import first_sft_gradient
 
@@ -100,6 +103,44 @@ weights = {name: p.detach().flatten().tolist() for name, p in trained.model.name
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     assert ranks[0][0]["sft_steps"] == ranks[0][0]["grpo_steps"] == 6
+
+
+def test_demonstrations_that_do_not_divide_over_ranks(tmp_path):
+    """Four parts for five demonstrations of LUFFY, then for three of HPT: the last part of rank 1 is a stand-in."""
+    run_script(
+        tmp_path,
+        """
+import test_methods
+for schedule, (rewards, data) in test_methods.UNEVEN.items():
+    trained, steps = test_methods.run(out / schedule, schedule=schedule, rewards=rewards, data=data(), max_steps=2,
+                                      per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    seen = [[s.gradient.tolist(), [vars(r) for r in s.rollouts], s.asked, s.queue, len(s.demonstrations), s.forwards]
+            for s in steps]
+    logged = toy.history(trained, "loss", "grad_norm", "sasr/p_sft", "sasr/sft_loss") if rank == 0 else None
+    (out / f"{schedule}-{rank}.json").write_text(json.dumps([seen, logged]))
+""",
+    )
+    for schedule, (rewards, data) in test_methods.UNEVEN.items():
+        ranks = [json.loads((tmp_path / f"{schedule}-{rank}.json").read_text()) for rank in (0, 1)]
+        one = toy.trainer(tmp_path / "one", schedule=schedule, sft_warmup_steps=0, rewards=rewards, data=data())
+        for (gradient, own, *same, forwards), (other_gradient, others, *also, other_forwards) in zip(
+            ranks[0][0], ranks[1][0], strict=True
+        ):
+            assert gradient == other_gradient and same == also
+            assert forwards == other_forwards == ["sft", "grpo"] * 2
+            assert len(own) == len(others) == 16 and own != others
+        gradient, own, asked, queue, count, forwards = ranks[0][0][0]
+        rollouts = [test_methods.Rollout(**r) for r in [*own, *ranks[1][0][0][1]]]
+        assert sorted(asked) == list(range(8)) and count % 4
+        step = test_methods.Step(None, toy.model(), torch.tensor(gradient), asked, rollouts, [], queue, forwards)
+        if schedule == "luffy":
+            loss, share = test_methods.luffy_loss(one, step, 0.1)
+        else:
+            loss, share = test_methods.hpt_loss(one, step, 0)
+        test_methods.same_gradient(step, loss)
+        logged = ranks[0][1][0]
+        assert logged[1] == pytest.approx(float(torch.linalg.norm(step.gradient)), rel=1e-5)
+        assert logged[2] == pytest.approx(share)
 
 
 def test_two_process_run_resumes_bit_for_bit_in_the_middle_of_a_rollout_buffer(tmp_path):

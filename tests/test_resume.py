@@ -58,7 +58,19 @@ VARIANTS = {
     "beta": {"beta": 0.1},
     "both-losses": {"schedule": "chord_mu", "mu_decay_steps": 6, "steps_per_generation": 2, "num_iterations": 2},
     "lora": {"lora": True},
-}
+    "relift": {"schedule": "relift"},
+    "hpt": {"schedule": "hpt", "hpt_gate": 1},
+    "luffy": {"schedule": "luffy", "gradient_accumulation_steps": 2},
+    "srft": {"schedule": "srft"},
+    "uft": {"schedule": "uft", "hint_steps": 8, "hint_weight": 0.5},
+    "failed-and-probed": {
+        "sft_questions": "failed", "sft_norm_every": 1, "gamma": 2.0, "per_device_train_batch_size": 16,
+        "per_device_sft_batch_size": 2,
+    },
+}  # fmt: skip
+
+OFTEN = ("aligned", "mid-rollout-buffer")
+METHODS = ("relift", "hpt", "luffy", "srft", "uft", "failed-and-probed")
 
 
 def build(directory, variant, **changes):
@@ -76,7 +88,10 @@ def test_resume_is_bit_for_bit(tmp_path, variant):
     expected = outcome(whole, 14)
     counts = expected["signals"]["counts"]
     assert counts["sft_steps"] > 4 and counts["grpo_steps"] > 0, "the hybrid phase must have steps of both kinds"
-    for step in range(1, 14, 1 if variant in ("aligned", "mid-rollout-buffer") else 3):
+    if variant in ("relift", "failed-and-probed"):
+        states = [outcome(whole, step)["signals"] for step in (6, 10)]
+        assert all(state["failed"] for state in states), "there must be questions that wait"
+    for step in (6, 10) if variant in METHODS else range(1, 14, 1 if variant in OFTEN else 3):
         part = tmp_path / f"part-{step}"
         part.mkdir()
         shutil.copytree(whole / f"checkpoint-{step}", part / f"checkpoint-{step}")

@@ -17,12 +17,17 @@ from sasr.schedules import (
     ChordPhi,
     Cosine,
     Grpo,
+    Hpt,
+    Luffy,
     Random,
+    Relift,
     Sasr,
     Sft,
     Signals,
+    Srft,
     Static,
     StepPlan,
+    Uft,
     coin,
     decide,
     draw,
@@ -161,6 +166,79 @@ def test_chord_mu_by_hand(step, mu):
 def test_chord_phi_is_a_constant_mixture_with_weighted_tokens():
     assert ChordPhi().plan(signals(step=5)) == ChordPhi().plan(signals(step=90))
     assert ChordPhi(0.2).plan(signals()) == StepPlan(0.2, 0.8, 0.2, token_weight="phi")
+
+
+def test_hpt_asks_for_both_losses_and_hands_its_gate_on():
+    assert Hpt().plan(signals()) == StepPlan(1.0, 1.0, 0.5, demonstrations="gated", gate=0)
+    assert Hpt(2).plan(signals(step=90)) == StepPlan(1.0, 1.0, 0.5, demonstrations="gated", gate=2)
+
+
+@pytest.mark.parametrize(("waiting", "kind"), [(0.0, "grpo"), (0.99, "grpo"), (1.0, "sft"), (3.5, "sft")])
+def test_relift_studies_as_soon_as_a_batch_is_full(waiting, kind):
+    plan = Relift().plan(Signals(10, 100, 5, 0.5, failed_batches=waiting))
+    assert plan.kind == kind
+    assert plan.sft_probability == float(kind == "sft")
+    assert plan.demonstrations == ("failed" if kind == "sft" else "all")
+
+
+def test_luffy_pools_the_tokens_and_shapes_the_ratio():
+    plan = Luffy(0.3).plan(signals())
+    assert (plan.sft_weight, plan.grpo_weight, plan.demonstrations, plan.pooled) == (1.0, 1.0, "group", True)
+    assert (plan.token_weight, plan.token_parameter, plan.positive_weight) == ("shaped_ratio", 0.3, 1.0)
+    assert Luffy().plan(signals()).token_parameter == 0.1
+
+
+@pytest.mark.parametrize(
+    ("entropy", "sft", "positive"),
+    [(0.0, 0.5, 0.1), (math.log(2), 0.25, 0.2), (math.log(10), 0.05, 1.0), (None, 0.5, 0.1)],
+)
+def test_srft_weights_by_hand(entropy, sft, positive):
+    """exp(-H) / 2 and exp(H) / 10; the share of SFT is w / (1 + w)."""
+    plan = Srft().plan(Signals(10, 100, 5, 0.5, entropy=entropy))
+    assert (plan.sft_weight, plan.grpo_weight, plan.demonstrations, plan.pooled) == (1.0, 1.0, "group", False)
+    assert plan.token_weight == "sft_and_ratio"
+    assert plan.token_parameter == pytest.approx(sft, rel=1e-12)
+    assert plan.positive_weight == pytest.approx(positive, rel=1e-12)
+    assert plan.sft_probability == pytest.approx(sft / (1 + sft), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("t", "p"),
+    [
+        (0, 0.05 + 0.45 * (1 + math.sqrt(3) / 2)),  # cos(pi / 6)
+        (1, 0.725),  # cos(pi / 3) = 1/2
+        (2, 0.5),
+        (3, 0.275),
+        (5, 0.05),  # the last step with hints
+    ],
+)
+def test_uft_hints_by_hand(t, p):
+    """T = 6 steps from the end of a warm-up of 5: p = .05 + .9 (1 + cos(pi (t + 1) / 6)) / 2."""
+    plan = Uft(hint_steps=6, hint_weight=0.25).plan(signals(step=5 + t))
+    assert plan.hint == pytest.approx(p, rel=1e-12)
+    assert plan == StepPlan(0.25, 1.0, 0.2, demonstrations="hints", hint=plan.hint)
+
+
+@pytest.mark.parametrize("t", [6, 7, 90])
+def test_uft_ends_as_grpo(t):
+    assert Uft(hint_steps=6).plan(signals(step=5 + t)) == StepPlan(0.0, 1.0, 0.0)
+
+
+def test_uft_without_likelihood_keeps_the_hints():
+    plan = Uft(hint_steps=6, hint_weight=0.0).plan(signals())
+    assert (plan.kind, plan.demonstrations) == ("grpo", "hints")
+
+
+@pytest.mark.parametrize("u", [0.2, 0.8])
+def test_sasr_can_study_failed_questions_first(u):
+    plan = Sasr(sft_questions="failed").plan(signals(u=u))
+    assert (plan.kind, plan.demonstrations) == ("sft" if u < 0.5 else "grpo", "failed")
+    assert Sasr().plan(signals(u=u)).demonstrations == "all"
+
+
+@pytest.mark.parametrize("rule", [Hpt(), Relift(), Luffy(), Srft(), Uft()])
+def test_methods_need_both_kinds_of_data_unless_all_is_warmup(rule):
+    assert [rule.uses(*steps) for steps in ((0, 10), (4, 10), (10, 10))] == [(True, True), (True, True), (True, False)]
 
 
 def test_sasr_in_expectation_is_the_mixture_with_mu_equal_p():

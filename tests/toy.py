@@ -79,10 +79,18 @@ def settings(output_dir: Path, **changes: Any) -> SASRConfig:
     return SASRConfig(output_dir=str(output_dir), **{**values, **changes})
 
 
-def trainer(output_dir: Path, *, lm: Any = None, data: Dataset | None = None, more: Any = None, **changes: Any):
+def trainer(
+    output_dir: Path,
+    *,
+    lm: Any = None,
+    data: Dataset | None = None,
+    rewards: Any = reward,
+    more: Any = None,
+    **changes: Any,
+):
     return SASRTrainer(
         model=lm or model(),
-        reward_funcs=reward,
+        reward_funcs=rewards,
         args=settings(output_dir, **changes),
         train_dataset=data if data is not None else rows(),
         processing_class=tokenizer(),

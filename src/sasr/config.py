@@ -288,9 +288,10 @@ class SASRConfig(GRPOConfig):
             )
 
     def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
-        """Whether the run can contain (SFT, GRPO) steps, and so needs demonstrations, verifiable answers. With
-        `num_train_epochs` the length is not known yet: there is at least one step after the warm-up."""
-        return schedule.uses(self.sft_warmup_steps, max(self.max_steps, self.sft_warmup_steps + 1))
+        """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable
+        answers. With `num_train_epochs` the length is not known yet: there is at least one step after the warm-up."""
+        sft, grpo = schedule.uses(self.sft_warmup_steps, max(self.max_steps, self.sft_warmup_steps + 1))
+        return sft or self.sft_norm_every > 0, grpo
 
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""

@@ -27,7 +27,7 @@ def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list
     uses_sft, uses_grpo = args.kinds_of_steps(args.build_schedule())
     if uses_sft and not any(row.get("completion") for row in demonstrations or rows):
         raise InputError(
-            f"task {task.name} has no demonstrations, but there are SFT steps: add completions, or use grpo"
+            f"task {task.name} has no demonstrations, but there are SFT steps or probes: add completions, or use grpo"
         )
     if uses_grpo and not any(row.get("answer") is not None for row in rows):
         raise InputError(

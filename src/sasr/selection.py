@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .trainer import SASRTrainer
 
 BEFORE_THE_STEP = ("all", "failed")
-AFTER_ROLLOUTS = ("gated", "group")
+TIED_TO_ROLLOUTS = ("hints", "gated", "group")
 _HINT_PARTS = 5  # of a demonstration, as in UFT
 
 
@@ -243,7 +243,7 @@ def check_fresh(args: Any, name: str) -> None:
     """Raise `InputError` if a step may train on rollouts of an earlier one, or on several generations of them."""
     if args.steps_per_generation * args.num_iterations != args.gradient_accumulation_steps:
         raise InputError(
-            f"schedule {name} chooses demonstrations by the rollouts of the same step: set steps_per_generation x "
+            f"schedule {name} ties demonstrations to the rollouts of the same step: set steps_per_generation x "
             f"num_iterations ({args.steps_per_generation * args.num_iterations}) to gradient_accumulation_steps "
             f"({args.gradient_accumulation_steps})"
         )

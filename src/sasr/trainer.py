@@ -13,6 +13,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .errors import InputError
 from .optimizer_states import OptimizerStates
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, SFT_STEP, Schedule, StepPlan, decide
-from .selection import AFTER_ROLLOUTS, BEFORE_THE_STEP, Chosen, Selection, check_fresh, divide
+from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
 from .signals import SignalTracker
 from .streams import RowStream
 from .token_weights import TOKEN_WEIGHTS
@@ -112,7 +113,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.rl_rows, self.demonstrations, self.demonstration_of_row = rows
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
-            raise InputError("there are SFT steps but no row has a demonstration: add completions, or use grpo")
+            raise InputError(
+                "there are SFT steps or probes but no row has a demonstration: add completions, or use grpo"
+            )
         if uses_grpo and not self.rl_rows:
             raise InputError("there are GRPO steps but no row has an answer to verify: add answers, or use sft")
         if uses_grpo and self.reward_funcs == [_no_reward]:
@@ -124,6 +127,9 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _check_engine(self) -> None:
         if self.args.sft_norm_every and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
+        if self.args.sft_norm_every and self.args.fp16:
+            # The loss scaler unscales gradients once between two steps of the optimizer.
+            raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
         if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
 
@@ -155,7 +161,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _decide(self) -> StepPlan:
         step, waiting = self.state.global_step, self.selection.waiting_batches
         plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
-        if plan.demonstrations in AFTER_ROLLOUTS:
+        if plan.demonstrations in TIED_TO_ROLLOUTS:
             check_fresh(self.args, self.args.schedule)
         # The signals are reduced over ranks and agree; should an engine round them differently, rank 0 decides, since
         # ranks that branch apart would wait for each other for ever.
@@ -169,15 +175,19 @@ class SASRTrainer(ObservedGRPOTrainer):
             or step - max(self.tracker.norm_step, args.sft_warmup_steps - 1) <= args.sft_norm_every
         ):
             return
-        self.plan, position = SFT_STEP, self.sft_stream.position
+        self.plan = replace(SFT_STEP, demonstrations=getattr(self.schedule, "sft_questions", "all"))
+        position, queue = self.sft_stream.position, self.selection.queue
         batches = self._draw_batches(count, counted=False)
-        self.sft_stream.position = position
-        for i, batch in enumerate(batches):
-            last = i == count - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
-                super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
-        self.tracker.observe_sft_norm(step, _as_float(super()._get_grad_norm(self.model_wrapped)))
+        self.sft_stream.position, self.selection.queue = position, queue
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
+            for i, batch in enumerate(batches):
+                last = i == count - 1
+                self.accelerator.gradient_state._set_sync_gradients(last)
+                with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
+                    super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
+        # The weights are those after the step before, so that a probe counts like an SFT step taken there.
+        self.tracker.observe_sft_norm(step - 1, _as_float(super()._get_grad_norm(self.model_wrapped)))
         self.model_wrapped.zero_grad()
         self._sft_sums = [0.0, 0.0]
 
@@ -190,7 +200,9 @@ class SASRTrainer(ObservedGRPOTrainer):
             self._study(self.selection.before_step(plan, size), counted)
         if plan.grpo_weight:
             for i, batch in enumerate(batches):
-                batch["prompts"] = self._draw_prompts() if self.generates_at(self._step + i) else []
+                if self.generates_at(self._step + i):
+                    batch["asked"] = self._draw_questions()
+                batch["prompts"] = self._prompts_of(batch.get("asked", []))
         return batches
 
     def _study(self, chosen: Chosen, counted: bool = True) -> None:
@@ -203,12 +215,14 @@ class SASRTrainer(ObservedGRPOTrainer):
             self.counts["sft_tokens"] += chosen.tokens
             self.state.num_input_tokens_seen += chosen.tokens + sum(len(d.prompt_ids) for d in chosen.demonstrations)
 
-    def _draw_prompts(self) -> list[dict[str, Any]]:
+    def _draw_questions(self) -> list[int]:
+        drawn = self.rl_stream.take(self.args.generation_batch_size // self.num_generations)
+        return [self.rl_rows[i] for i in drawn]
+
+    def _prompts_of(self, asked: list[int]) -> list[dict[str, Any]]:
         # The same global order and contiguous division over ranks as TRL's sampler, so that groups stay whole.
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        drawn = self.rl_stream.take(self.args.generation_batch_size // self.num_generations)
-        self.selection.asked = [self.rl_rows[i] for i in drawn]
-        repeated = [row for row in self.selection.asked for _ in range(self.num_generations)]
+        repeated = [row for row in asked for _ in range(self.num_generations)]
         rank = self.args.process_index
         return [self.train_dataset[row] for row in repeated[rank * size : (rank + 1) * size]]
 
@@ -238,6 +252,8 @@ class SASRTrainer(ObservedGRPOTrainer):
             return super()._prepare_inputs(inputs)  # evaluation
         prepared = {"plan": inputs["plan"]}
         if "prompts" in inputs:
+            # A step may generate several times: whose rollouts come now is not known when its rows are drawn.
+            self.selection.asked = inputs.get("asked", self.selection.asked)
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
             if inputs["prompts"]:
                 # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.

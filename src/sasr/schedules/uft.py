@@ -23,6 +23,7 @@ class Uft:
     hint_steps: int = 300
     hint_weight: float = 0.001
     needs_warmup: ClassVar[bool] = False
+    needs_fresh_rollouts: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
         t = signals.step - signals.warmup_steps
