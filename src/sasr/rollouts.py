@@ -7,15 +7,26 @@ from typing import Any
 import torch
 from trl.data_utils import is_conversational
 
-from .demonstrations import Ids
+from .demonstrations import Ids, end_of_turn_id
 from .resumable import ResumableGRPOTrainer
 
 
 class ObservedGRPOTrainer(ResumableGRPOTrainer):
     """Adds two hooks to the generation of rollouts: [`hints_for_rollouts`] before, [`on_rollouts`] after."""
 
+    eos_token_ids: list[int]
     _hints: list[Ids] | None = None
     _rewards_per_func: torch.Tensor
+
+    def stop_at_end_of_turn(self) -> None:
+        """Let rollouts end with the chat template's end of turn too."""
+        # Base models come with a chat template whose end of turn is not their EOS: rollouts would never stop there.
+        token = end_of_turn_id(self._tokenizer)
+        if token is not None and token not in self.eos_token_ids:
+            self.eos_token_ids = [*self.eos_token_ids, token]
+            if not self.use_vllm:
+                self.generation_config.eos_token_id = self.eos_token_ids
+                self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def hints_for_rollouts(self) -> list[Ids]:
         """Token ids that this rank's rollouts begin with, one list each, or an empty list for none at all."""

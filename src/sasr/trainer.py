@@ -12,26 +12,23 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from trl import GRPOTrainer
 from trl.trainer.utils import entropy_from_logits
 
-from . import checkpoints, demonstrations, reference, training_rows
+from . import checkpoints, learning_rates, norm_probe, reference, training_rows
 from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
 from .rollouts import ObservedGRPOTrainer
-from .schedules import GRPO_STEP, SFT_STEP, Schedule, StepPlan, decide
+from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
 from .signals import SignalTracker
 from .streams import RowStream
@@ -60,7 +57,6 @@ class SASRTrainer(ObservedGRPOTrainer):
     """
 
     _tag_names = ("trl", "sasr")
-    eos_token_ids: list[int]
     log_completions: bool
 
     def __init__(
@@ -81,7 +77,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if reward_funcs is None:
             reward_funcs = [_no_reward]
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
-        self._stop_at_end_of_turn()
+        self.stop_at_end_of_turn()
         self._collect_rows(demonstration_dataset)
         self.reference = reference.Reference(self)
         self.tracker = SignalTracker(args.sft_warmup_steps, args.warmup_norm, args.sft_norm_ema)
@@ -91,21 +87,12 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.selection = Selection(self)
         self._chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
         self._parts: list[dict[str, Any] | None] = []  # this rank's, by micro-batch
-        self._sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
+        self.sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
         self._fingerprint: dict[str, Any] | None = None
         self.budget = Budget(self)
         self._check_engine()
 
     # ---- rows ----
-
-    def _stop_at_end_of_turn(self) -> None:
-        # Base models come with a chat template whose end of turn is not their EOS: rollouts would never stop there.
-        token = demonstrations.end_of_turn_id(self._tokenizer)
-        if token is not None and token not in self.eos_token_ids:
-            self.eos_token_ids = [*self.eos_token_ids, token]
-            if not self.use_vllm:
-                self.generation_config.eos_token_id = self.eos_token_ids
-                self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _collect_rows(self, demonstration_dataset: Dataset | None) -> None:
         args = self.args
@@ -151,12 +138,12 @@ class SASRTrainer(ObservedGRPOTrainer):
             next(epoch_iterator, None)
         self.restore_running_loss()
         self.reference.before_step(self.state.global_step)
-        self._probe_norm(num_batches)
+        norm_probe.before_step(self, num_batches)
         self.plan = self._decide()
         if self.optimizer_states is not None:
             self.optimizer_states.use("sft" if self.plan.kind == "sft" else "grpo")
-        self._apply_learning_rate()
-        return self._draw_batches(num_batches), None
+        learning_rates.apply(self)
+        return self.draw_batches(num_batches), None
 
     def _decide(self) -> StepPlan:
         step, waiting = self.state.global_step, self.selection.waiting_batches
@@ -167,31 +154,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         # ranks that branch apart would wait for each other for ever.
         return broadcast_object_list([plan])[0] if self.args.world_size > 1 else plan
 
-    def _probe_norm(self, count: int) -> None:
-        """Every so many steps without SFT: the gradient norm that the next SFT step would have. No step is taken."""
-        args, step = self.args, self.state.global_step
-        if (
-            not args.sft_norm_every
-            or step - max(self.tracker.norm_step, args.sft_warmup_steps - 1) <= args.sft_norm_every
-        ):
-            return
-        self.plan = replace(SFT_STEP, demonstrations=getattr(self.schedule, "sft_questions", "all"))
-        position, queue = self.sft_stream.position, self.selection.queue
-        batches = self._draw_batches(count, counted=False)
-        self.sft_stream.position, self.selection.queue = position, queue
-        device = self.accelerator.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
-            for i, batch in enumerate(batches):
-                last = i == count - 1
-                self.accelerator.gradient_state._set_sync_gradients(last)
-                with nullcontext() if last else self.accelerator.no_sync(self.model_wrapped):
-                    super(GRPOTrainer, self).training_step(self.model_wrapped, batch)
-        # The weights are those after the step before, so that a probe counts like an SFT step taken there.
-        self.tracker.observe_sft_norm(step - 1, _as_float(super()._get_grad_norm(self.model_wrapped)))
-        self.model_wrapped.zero_grad()
-        self._sft_sums = [0.0, 0.0]
-
-    def _draw_batches(self, count: int, counted: bool = True) -> list[dict[str, Any]]:
+    def draw_batches(self, count: int, counted: bool = True) -> list[dict[str, Any]]:
         plan, args = self.plan, self.args
         batches: list[dict[str, Any]] = [{"plan": plan, "index": i} for i in range(count)]
         self._parts, self._chosen = [None] * count, Chosen([])
@@ -289,15 +252,15 @@ class SASRTrainer(ObservedGRPOTrainer):
                 logits = outputs.logits[:, :-1].float()
                 logps = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
                 entropies = entropy_from_logits(logits.detach()) * (labels != -100)
-        self._sft_sums[0] -= float(logps.detach().sum())
-        self._sft_sums[1] += float(entropies.sum())
+        self.sft_sums[0] -= float(logps.detach().sum())
+        self.sft_sums[1] += float(entropies.sum())
         plan = self.plan
         weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
         return -(weights * logps).sum() / self._chosen.tokens * self.accelerator.num_processes
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        self._finish_step(_as_float(norm))
+        self._finish_step(norm_probe.as_float(norm))
         return norm
 
     def _finish_step(self, norm: float | None) -> None:
@@ -321,11 +284,11 @@ class SASRTrainer(ObservedGRPOTrainer):
         for name, value in self.counts.items():
             metrics[f"sasr/{name}"] = [float(value)]
         if self._chosen.tokens:
-            sums = torch.tensor(self._sft_sums, dtype=torch.float64).to(self.accelerator.device, torch.float32)
+            sums = torch.tensor(self.sft_sums, dtype=torch.float64).to(self.accelerator.device, torch.float32)
             sums = self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
             nll, entropy = (sums / self._chosen.tokens).tolist()
             metrics["sasr/sft_loss"].append(nll)
-            self._sft_sums = [0.0, 0.0]
+            self.sft_sums = [0.0, 0.0]
         if plan.grpo_weight:
             last = metrics["entropy"][-self.current_gradient_accumulation_steps :]
             self.tracker.observe_entropy(sum(last) / len(last))
@@ -342,24 +305,10 @@ class SASRTrainer(ObservedGRPOTrainer):
         if warmup > num_training_steps:
             raise InputError(f"sft_warmup_steps ({warmup}) is longer than the run ({num_training_steps} steps)")
         scheduler = super().create_scheduler(max(num_training_steps - warmup, 1), optimizer)
-        if not isinstance(scheduler, LambdaLR):
-            raise InputError(f"lr_scheduler_type {self.args.lr_scheduler_type} depends on its history: use another")
-        shapes = scheduler.lr_lambdas
-        scheduler.lr_lambdas = [lambda step, shape=shape: shape(max(step - warmup, 0)) for shape in shapes]
+        learning_rates.begin_after(warmup, scheduler, self.args)
         if self.args.separate_optimizer_states:
             self.optimizer_states = OptimizerStates(getattr(self.optimizer, "optimizer", self.optimizer))
         return scheduler
-
-    def _apply_learning_rate(self) -> None:
-        args, step = self.args, self.state.global_step
-        rate, shaped = args.learning_rate, True
-        if self.plan.kind == "sft":
-            shaped = step >= args.sft_warmup_steps
-            rate = args.sft_hybrid_learning_rate if shaped else args.sft_learning_rate
-        for group, shape in zip(self.optimizer.param_groups, self.lr_scheduler.lr_lambdas, strict=True):
-            # `initial_lr` is learning_rate unless the user's own optimizer gave groups rates of their own: keep ratios.
-            scale = rate / args.learning_rate
-            group["lr"] = group["initial_lr"] * scale * (shape(self.lr_scheduler.last_epoch) if shaped else 1.0)
 
     def _get_learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -426,11 +375,3 @@ class SASRTrainer(ObservedGRPOTrainer):
 def _no_reward(completions, **columns):
     """Stands in for a reward where none is needed."""
     return [0.0] * len(completions)
-
-
-def _as_float(norm) -> float | None:
-    if norm is None:
-        return None
-    if hasattr(norm, "full_tensor"):  # FSDP2 gives a DTensor
-        norm = norm.full_tensor()
-    return float(norm)

@@ -1,0 +1,49 @@
+"""The SFT gradient norm without an SFT step (`sft_norm_every`): between SFT steps the last norm grows stale."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import Trainer
+from trl import GRPOTrainer
+
+from .schedules import SFT_STEP
+
+if TYPE_CHECKING:
+    from .trainer import SASRTrainer
+
+
+def before_step(trainer: SASRTrainer, count: int) -> None:
+    """If the last norm is `sft_norm_every` steps old: the norm that the next SFT step, of `count` micro-batches, would
+    have. Its demonstrations stay next in line, and no step is taken."""
+    args, step = trainer.args, trainer.state.global_step
+    age = step - max(trainer.tracker.norm_step, args.sft_warmup_steps - 1)
+    if not args.sft_norm_every or age <= args.sft_norm_every:
+        return
+    trainer.plan = replace(SFT_STEP, demonstrations=getattr(trainer.schedule, "sft_questions", "all"))
+    position, queue = trainer.sft_stream.position, trainer.selection.queue
+    batches = trainer.draw_batches(count, counted=False)
+    trainer.sft_stream.position, trainer.selection.queue = position, queue
+    device, model = trainer.accelerator.device, trainer.model_wrapped
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
+        for i, batch in enumerate(batches):
+            last = i == count - 1
+            trainer.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else trainer.accelerator.no_sync(model):
+                Trainer.training_step(trainer, model, batch)  # GRPOTrainer's would move its cursor into the rollouts
+    # The weights are those after the step before, so that a probe counts like an SFT step taken there.
+    trainer.tracker.observe_sft_norm(step - 1, as_float(GRPOTrainer._get_grad_norm(trainer, model)))
+    model.zero_grad()
+    trainer.sft_sums = [0.0, 0.0]
+
+
+def as_float(norm) -> float | None:
+    """A gradient norm as transformers returns it, as a number."""
+    if norm is None:
+        return None
+    if hasattr(norm, "full_tensor"):  # FSDP2 gives a DTensor
+        norm = norm.full_tensor()
+    return float(norm)
