@@ -81,6 +81,7 @@ def test_schedules_take_their_settings():
         ({"schedule": "grpo", "sft_questions": "failed"}, "sft_questions is a setting of schedule sasr, not of grpo"),
         ({"sft_norm_every": -1}, "sft_norm_every is -1: it must be 0 or more"),
         ({"sft_norm_every": None}, "sft_norm_every is None"),
+        ({"schedule": "luffy", "multi_objective_aggregation": "normalize_then_sum"}, "sum_then_normalize"),
         ({"match_run": "run"}, "match_run is for schedule random, in place of sft_share"),
         ({"schedule": "random", "sft_share": 0.3, "match_run": "run"}, "in place of sft_share: remove one"),
         (

@@ -711,6 +711,13 @@ def test_a_probe_needs_demonstrations(tmp_path):
         toy.trainer(tmp_path, schedule="grpo", sft_warmup_steps=0, sft_norm_every=2, data=data)
 
 
+def test_a_probe_under_a_loss_scaler(tmp_path):
+    trained = toy.trainer(tmp_path, sft_norm_every=2)
+    trained.args.fp16 = True
+    with pytest.raises(InputError, match="does not work with fp16"):
+        trained._check_engine()
+
+
 # ---- rollouts of an earlier step ----
 
 

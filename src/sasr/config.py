@@ -231,6 +231,11 @@ class SASRConfig(GRPOConfig):
             )
         if self.schedule == "static" and not self.sft_warmup_steps and not self.switch_step:
             raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
+        if self.schedule in ("luffy", "srft") and self.multi_objective_aggregation != "sum_then_normalize":
+            raise InputError(
+                f"schedule {self.schedule} compares demonstrations with rollouts by the sum of their rewards: set "
+                "multi_objective_aggregation to sum_then_normalize"
+            )
         self._check_foreign_settings()
         self._match_run()
         if self.warmup_from is not None and self.sft_warmup_steps < 1:
