@@ -149,7 +149,7 @@ def _opening(runner: Any, directory: Path) -> str:
     comparison = runner.comparison
     finals = sum(len(method.seeds) for method in comparison.methods)
     tuning = sum(len(comparison.tuning_runs(method)) for method in comparison.tuned)
-    runs = f"{finals} runs" + (f" and {tuning} to tune" if tuning else "")
+    runs = f"{finals} run{'s' * (finals > 1)}" + (f" and {tuning} to tune" if tuning else "")
     names = ", ".join(method.name for method in comparison.methods)
     jobs = f"{runner.jobs} at a time" if runner.jobs > 1 else "one at a time"
     return f"{names}: {runs} at {comparison.budget} each, {jobs}; all of it goes to {directory}"
