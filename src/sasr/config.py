@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from trl import GRPOConfig
 
 from . import budget, plugins
 from .errors import InputError, unknown
-from .metrics import read_metrics
+from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh
 
@@ -376,12 +377,14 @@ class TaskConfig:
 
 
 def sft_share_of(run: str) -> float:
-    """Share of SFT steps among a run's steps after the warm-up; where both losses acted, their `p_sft` counts. Raises
-    `InputError` if it has none yet."""
-    steps = [m for m in read_metrics(Path(run) / "metrics.jsonl") if m.get("phase") == "hybrid"]
-    if not steps:
+    """Share of SFT among a run's steps after the warm-up. Raises `InputError` if there are none, or not all logged."""
+    lines = read_metrics(Path(run) / METRICS_FILE)
+    share = sft_share(lines)
+    if share is None:
         raise InputError(f"{run} has no steps after its warm-up, so no share of SFT: let it run first")
-    return sum(m["p_sft"] if m["kind"] == "both" else float(m["kind"] == "sft") for m in steps) / len(steps)
+    if any(later["step"] - line["step"] > 1 for line, later in pairwise(lines)):
+        raise InputError(f"{run} did not log every step, so its share of SFT is not known: run it with logging_steps 1")
+    return share
 
 
 def _is_schedule(found) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sasr.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"  # in the run's directory
+_SFT_SHARE = {"sft": 1.0, "grpo": 0.0}
 
 
 class MetricsFile:
@@ -69,6 +70,14 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         elif line and number < len(lines):
             raise InputError(f"{path}:{number} is not a JSON object; remove the line or the file")
     return metrics
+
+
+def sft_share(lines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Mean share of SFT over a run's steps after the warm-up; a step of both losses counts with the weight of SFT's.
+    `None` if there are none. For files with a line for every step."""
+    shares = [_SFT_SHARE.get(line["kind"], line.get("p_sft")) for line in lines if line.get("phase") == "hybrid"]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _mend(path: Path) -> None:

@@ -271,8 +271,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         if plan.grpo_weight and self.beta:
             kl = metrics["kl"][-self.current_gradient_accumulation_steps :]
             self.tracker.observe_divergence(sum(kl) / len(kl))
-        for kind in ("sft", "grpo"):
-            self.counts[f"{kind}_steps"] += plan.kind in (kind, "both")
+        # A step of both may have found no demonstration to study.
+        self.counts["sft_steps"] += self._chosen.tokens > 0
+        self.counts["grpo_steps"] += plan.grpo_weight > 0
         share = self._chosen.sft_share
         metrics["sasr/p_sft"].append(plan.sft_probability if share is None else share)
         metrics["sasr/sft_weight"].append(plan.sft_weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import numpy as np
 from sasr.checkpoints import last_checkpoint
 from sasr.errors import InputError
 from sasr.exam.passk import pass_at_k
-from sasr.metrics import METRICS_FILE, read_metrics
+from sasr.metrics import METRICS_FILE, read_metrics, sft_share
 
 from .plan import Run
 
 Measures = dict[str, Any]
 COSTS = ("steps", "seconds", "exam_seconds", "sft_tokens", "rollout_tokens")
-_SFT_SHARE = {"sft": 1.0, "grpo": 0.0}
 
 
 def is_finished(directory: Path, run: Run) -> bool:
@@ -62,13 +61,6 @@ def measure(directory: Path, run: Run) -> Measures:
         "greedy": [int(record["greedy"]["correct"]) for record in records],
     }
     return measures
-
-
-def sft_share(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Mean share of SFT over the steps after the warm-up; a step of both losses counts with the weight of SFT's."""
-    shares = [_SFT_SHARE.get(line["kind"], line.get("p_sft")) for line in lines if line["phase"] == "hybrid"]
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known) if known else None
 
 
 def metrics_of(samples: int) -> list[str]:

@@ -39,28 +39,5 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "uft": (Uft, ("hint_steps", "hint_weight")),
 }
 
-__all__ = [
-    "GRPO_STEP",
-    "SCHEDULES",
-    "SFT_STEP",
-    "Alternate",
-    "ChordMu",
-    "ChordPhi",
-    "Cosine",
-    "Grpo",
-    "Hpt",
-    "Luffy",
-    "Random",
-    "Relift",
-    "Sasr",
-    "Schedule",
-    "Sft",
-    "Signals",
-    "Srft",
-    "Static",
-    "StepPlan",
-    "Uft",
-    "coin",
-    "decide",
-    "draw",
-]
+# The classes of the table are importable from here too.
+__all__ = ["GRPO_STEP", "SCHEDULES", "SFT_STEP", "Schedule", "Signals", "StepPlan", "coin", "decide", "draw"]
