@@ -87,6 +87,11 @@ class _Mean:
         self.value = value if self.value is None else self.value + weight * (value - self.value)
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether a display can be redrawn in place; block characters on an ASCII terminal would raise an error."""
+    return console.is_terminal and not console.is_dumb_terminal and not console.options.ascii_only
+
+
 class LiveView:
     """Shows a training run; use as a context manager, which ends the display on every way out.
 
@@ -99,10 +104,7 @@ class LiveView:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self._console = console if console is not None else Console()
         self._clock = clock
-        # Block characters on an ASCII terminal would raise UnicodeEncodeError.
-        self._rich = (
-            self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.options.ascii_only
-        )
+        self._rich = can_redraw(self._console)
         self._live: Live | None = None
         self._lock = threading.Lock()  # the display redraws from a thread of its own
         self._title = ""

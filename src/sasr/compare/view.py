@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sasr.live import format_duration
+from sasr.live import can_redraw, format_duration
 
 _PLAIN_SECONDS = 60.0
 
@@ -57,9 +57,7 @@ class CompareView:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self._console = console if console is not None else Console()
         self._clock = clock
-        self._rich = (
-            self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.options.ascii_only
-        )
+        self._rich = can_redraw(self._console)
         self._live: Live | None = None
         self._progress = Progress()
         self._printed_at = clock()
