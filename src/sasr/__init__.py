@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import SASRConfig, TaskConfig
+    from .config import SASRConfig
     from .errors import InputError
     from .schedules import SCHEDULES, Schedule, Signals, StepPlan
+    from .task_config import TaskConfig
     from .tasks import get_task
     from .trainer import SASRTrainer
 
@@ -22,7 +23,7 @@ _WHERE = {
     "Schedule": "schedules",
     "Signals": "schedules",
     "StepPlan": "schedules",
-    "TaskConfig": "config",
+    "TaskConfig": "task_config",
     "get_task": "tasks",
 }
 

@@ -22,7 +22,7 @@ from .schedules import draw
 from .tasks.base import Row, Task
 
 if TYPE_CHECKING:
-    from .config import TaskConfig
+    from .task_config import TaskConfig
     from .trainer import SASRTrainer
 
 # How metrics.jsonl names what TRL and the trainer log. Anything else keeps its name.
@@ -183,10 +183,10 @@ class RunCallback(TrainerCallback):
             model = self.trainer.accelerator.unwrap_model(self.trainer.model)
             size = sum(p.numel() for p in model.parameters())
             title = f"{args.schedule} on {self.exams.task.name}, {size / 1e6:.3g}M parameters, seed {args.seed}"
-            self.view.start(state.max_steps, state.global_step, args.sft_warmup_steps, title)
+            self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if args.sft_warmup_steps and state.global_step == args.sft_warmup_steps:
+        if self.trainer.warmup.ends_at(state.global_step):
             self.exams.take("warmup", self.trainer)
             self.trainer.budget.begin_step()  # the exam is no part of the step
         self._begun = time.monotonic()
@@ -195,9 +195,11 @@ class RunCallback(TrainerCallback):
         self.seconds = time.monotonic() - self._begun
         if self._stop_requested():
             control.should_save = control.should_training_stop = True
-        if args.sft_warmup_steps and state.global_step == args.sft_warmup_steps:
+        if self.trainer.warmup.ends_at(state.global_step):
             # The natural point to come back to: other schedules can start here, and a stop in the exam loses nothing.
             control.should_save = True
+            if self.view is not None and self.trainer.warmup.reason:
+                self.view.warmup_ended(state.global_step, self.trainer.warmup.reason)
 
     def _stop_requested(self) -> bool:
         requested = self.stop.signal is not None
@@ -214,7 +216,7 @@ class RunCallback(TrainerCallback):
         step, plan = state.global_step, self.trainer.plan
         line = {
             "step": step,
-            "phase": "warm-up" if step <= args.sft_warmup_steps else "hybrid",
+            "phase": "warm-up" if step <= self.trainer.warmup.bound else "hybrid",
             "kind": plan.kind,
             "u": draw(args.seed, step - 1),
             **{_NAMES.get(key, key): value for key, value in logs.items()},

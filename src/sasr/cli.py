@@ -203,8 +203,9 @@ def _help() -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from .config import SASRConfig, TaskConfig
+    from .config import SASRConfig
     from .parsing import RECIPES, Parser
+    from .task_config import TaskConfig
 
     actions = Parser().actions()
     ours = {"Task": TaskConfig.__dataclass_fields__, "SFT and the schedule": SASRConfig.__annotations__}

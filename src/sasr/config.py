@@ -1,4 +1,4 @@
-"""Every setting of a run: `SASRConfig` is TRL's `GRPOConfig` plus what SASR needs, `TaskConfig` what to train on."""
+"""The settings of training: `SASRConfig` is TRL's `GRPOConfig` plus what SASR needs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import budget, plugins
-from .errors import InputError, unknown
+from . import budget, plugins, warmup
+from .errors import InputError, require, unknown
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh
-
-EXAMS = ("initial", "warmup", "final")
-
-
-def setting(default, text: str):
-    """A dataclass field with the help text that the command line prints."""
-    return field(default=default, metadata={"help": text})
+from .task_config import setting
 
 
 @dataclass
@@ -43,7 +37,15 @@ class SASRConfig(GRPOConfig):
             `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, `"chord_phi"`, `"hpt"`, `"relift"`, `"luffy"`,
             `"srft"`, `"uft"`, or a class of your own as `module:Class`.
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
-            W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one.
+            W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one. `"auto"`: until the
+            SFT loss stops improving, at most half of `max_steps`.
+        warmup_until (`str`, *optional*, defaults to `"steps"`):
+            `"plateau"`: `sft_warmup_steps` is only the longest warm-up; it ends when the slope of the SFT loss has
+            fallen to a quarter of its steepest (see `sasr.warmup`). Implied by `sft_warmup_steps="auto"`.
+        warmup_min_steps (`int`, *optional*, defaults to `0`):
+            `"plateau"`: shortest warm-up.
+        warmup_anneal (`float`, *optional*, defaults to `0.0`):
+            `"plateau"`: so many more SFT steps after it, as a share of those before, at `sft_hybrid_learning_rate`.
         switch_step (`int`, *optional*):
             `"static"` only: first GRPO step. Defaults to the end of the warm-up.
         sft_share (`float`, *optional*, defaults to `0.5`):
@@ -120,7 +122,12 @@ class SASRConfig(GRPOConfig):
         + ", ".join(SCHEDULES)
         + ", or your own module:Class.",
     )
-    sft_warmup_steps: int = setting(0, "Optimizer steps of SFT before the schedule takes over; sasr needs at least 1.")
+    sft_warmup_steps: int = setting(
+        0, "Optimizer steps of SFT before the schedule takes over, or auto: until the loss stops improving."
+    )
+    warmup_until: str = setting("steps", "plateau: sft_warmup_steps is the longest warm-up, and the loss may end it.")
+    warmup_min_steps: int = setting(0, "plateau: shortest warm-up.")
+    warmup_anneal: float = setting(0.0, "plateau: then so many more steps, as a share, at sft_hybrid_learning_rate.")
     switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
     sft_share: float = setting(0.5, "random: probability of SFT in each step.")
     match_run: str | None = setting(None, "random: directory of another run whose share of SFT it takes.")
@@ -164,6 +171,7 @@ class SASRConfig(GRPOConfig):
     warmup_from: str | None = setting(None, "Start from the end of the equal warm-up of another run: its directory.")
 
     def __post_init__(self):
+        warmup.resolve_auto(self)
         if not torch.accelerator.is_available():
             # Measured on CPU: bf16 autocast is 1.5x slower, checkpointing 17%.
             self.bf16: bool | None = bool(self.bf16)
@@ -173,7 +181,7 @@ class SASRConfig(GRPOConfig):
             raise InputError(
                 f"max_grad_norm is {self.max_grad_norm}: set a number (1.0 is usual; 0 measures without clipping)"
             )
-        _require("num_generations", self.num_generations, lambda v: v >= 2, "2 or more, a group to compare within")
+        require("num_generations", self.num_generations, lambda v: v >= 2, "2 or more, a group to compare within")
         if getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) == "reduce_lr_on_plateau":
             raise InputError("lr_scheduler_type reduce_lr_on_plateau depends on its history: use another")
         try:
@@ -204,23 +212,23 @@ class SASRConfig(GRPOConfig):
         if self.schedule not in SCHEDULES and ":" not in self.schedule:
             raise unknown("schedule", self.schedule, SCHEDULES, "module:Class for your own")
         for name in ("gamma", "divergence_target", "learning_rate", "temperature", "luffy_shaping"):
-            _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
+            require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("sft_learning_rate", "sft_hybrid_learning_rate", *budget.SETTINGS):
             if getattr(self, name) is not None:
-                _require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
+                require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("divergence_every", "divergence_probe", "hint_steps"):
-            _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+            require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
         for name in ("sft_share", "mu_peak", "mu_valley", "mu"):
-            _require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
-        _require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
+            require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
+        require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
         for name in ("hint_weight", "sft_norm_every"):
-            _require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+            require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         most = self.num_generations - 1
-        _require("hpt_gate", self.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
-        _require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
-        _require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
-        _require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
-        _require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
+        require("hpt_gate", self.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
+        require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
+        require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
+        require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
+        require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
         for name, known in (("warmup_norm", ("mean", "last")), ("sft_questions", ("all", "failed"))):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
@@ -238,6 +246,7 @@ class SASRConfig(GRPOConfig):
                 "multi_objective_aggregation to sum_then_normalize"
             )
         self._check_foreign_settings()
+        warmup.check_settings(self)
         self._match_run()
         if self.warmup_from is not None and self.sft_warmup_steps < 1:
             raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
@@ -285,7 +294,7 @@ class SASRConfig(GRPOConfig):
 
     def _check_batches(self) -> None:
         if self.per_device_sft_batch_size is not None:
-            _require("per_device_sft_batch_size", self.per_device_sft_batch_size, lambda v: v >= 1, "1 or more")
+            require("per_device_sft_batch_size", self.per_device_sft_batch_size, lambda v: v >= 1, "1 or more")
         per_generation, per_step = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
         if max(per_generation, per_step) % min(per_generation, per_step):
             raise InputError(
@@ -299,6 +308,10 @@ class SASRConfig(GRPOConfig):
         sft, grpo = schedule.uses(self.sft_warmup_steps, max(self.max_steps, self.sft_warmup_steps + 1))
         return sft or self.sft_norm_every > 0, grpo
 
+    def build_warmup(self) -> warmup.Warmup:
+        """The rule of the warm-up's length, at its beginning."""
+        return warmup.Warmup(self.sft_warmup_steps, self.warmup_until, self.warmup_min_steps, self.warmup_anneal)
+
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""
         if self.schedule not in SCHEDULES:
@@ -306,74 +319,9 @@ class SASRConfig(GRPOConfig):
         cls, names = SCHEDULES[self.schedule]
         settings = {name: getattr(self, name) for name in names}
         if self.schedule == "static" and settings["switch_step"] is None:
-            settings["switch_step"] = self.sft_warmup_steps
+            # Static never switches before the warm-up's end, wherever that comes to lie.
+            settings["switch_step"] = self.sft_warmup_steps if self.warmup_until == "steps" else 0
         return cls(**settings)
-
-
-@dataclass
-class TaskConfig:
-    r"""
-    What `sasr train` trains on and how it examines the model.
-
-    Args:
-        task (`str`, *optional*, defaults to `"stories"`):
-            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `jsonl`) or your own as `module:object`.
-        data (`str`, *optional*):
-            Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
-            Defaults to the task's own dataset.
-        demonstrations (`str`, *optional*):
-            Rows whose worked solutions SFT uses instead of those in `data`.
-        exam_data (`str`, *optional*):
-            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt.
-        train_rows (`int`, *optional*):
-            Use this many training rows (for `stories`: generate that many).
-        demonstration_rows (`int`, *optional*):
-            Keep the worked solution of the first so many training rows only; the others serve GRPO.
-        exam_rows (`int`, *optional*, defaults to `128`):
-            Held-out rows per exam; 0 switches exams off.
-        exam_samples (`int`, *optional*, defaults to `8`):
-            Sampled completions per row, for pass@1 and pass@k.
-        exam_at (`list[str]`, *optional*, defaults to `["initial", "warmup", "final"]`):
-            When to examine: before the first step, at the end of the warm-up, at the end. None of them: no exams.
-        validation_rows (`int`, *optional*, defaults to `0`):
-            Set so many further rows apart, for choices that the test rows must not influence.
-        exam_split (`str`, *optional*, defaults to `"test"`):
-            Which held-out rows the exams use: `"test"` or `"validation"`.
-    """
-
-    task: str = setting("stories", "Built-in task (stories, gsm8k, math, kk, jsonl) or your own as module:object.")
-    data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
-    demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
-    exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")
-    train_rows: int | None = setting(None, "Use this many training rows (stories: generate that many).")
-    demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
-    exam_rows: int = setting(128, "Held-out rows per exam; 0 switches exams off.")
-    exam_samples: int = setting(8, "Sampled completions per held-out row, for pass@1 and pass@k.")
-    exam_at: list[str] = field(
-        default_factory=lambda: list(EXAMS),
-        metadata={"help": "When to examine: any of initial, warmup, final."},
-    )
-    validation_rows: int = setting(0, "Set so many further rows apart, beside the test rows of the exams.")
-    exam_split: str = setting("test", "Held-out rows that the exams use: test or validation.")
-
-    def __post_init__(self):
-        for name in ("train_rows", "demonstration_rows"):
-            if getattr(self, name) is not None:
-                _require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        for name in ("exam_rows", "validation_rows"):
-            _require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        _require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
-        if not isinstance(self.exam_at, list):
-            raise InputError(f"exam_at is {self.exam_at!r}: it must be a list of {', '.join(EXAMS)}")
-        for label in self.exam_at:
-            if label not in EXAMS:
-                raise unknown("exam_at", label, EXAMS)
-        if len(set(self.exam_at)) < len(self.exam_at):
-            raise InputError(f"exam_at names a moment twice ({', '.join(self.exam_at)}): each exam is taken once")
-        if self.exam_split not in ("test", "validation"):
-            raise unknown("exam_split", self.exam_split, ("test", "validation"))
-        if self.exam_split == "validation" and not self.validation_rows:
-            raise InputError("exam_split validation needs rows: set validation_rows to 1 or more")
 
 
 def sft_share_of(run: str) -> float:
@@ -389,8 +337,3 @@ def sft_share_of(run: str) -> float:
 
 def _is_schedule(found) -> bool:
     return all(callable(getattr(found, name, None)) for name in ("plan", "uses")) and hasattr(found, "needs_warmup")
-
-
-def _require(name: str, value, holds, wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not holds(value):
-        raise InputError(f"{name} is {value!r}: it must be {wanted}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -32,3 +33,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` (did you mean sasr?)` or nothing."""
     close = difflib.get_close_matches(str(given), list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def require(name: str, value, holds, wanted: str) -> None:
+    """Raise `InputError` unless the value of a setting is a finite number of which `holds` is true."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not holds(value):
+        raise InputError(f"{name} is {value!r}: it must be {wanted}")

@@ -13,16 +13,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .config import SASRConfig
     from .trainer import SASRTrainer
 
 
-def begin_after(warmup: int, scheduler: LambdaLR, args: SASRConfig) -> None:
-    """Shift a scheduler's shape to begin after so many steps. Raises `InputError` if it is no function of the step."""
+def begin_after_warmup(trainer: SASRTrainer, scheduler: LambdaLR) -> None:
+    """Shift a scheduler's shape to begin after the warm-up. Raises `InputError` if it is no function of the step."""
     if not isinstance(scheduler, LambdaLR):
-        raise InputError(f"lr_scheduler_type {args.lr_scheduler_type} depends on its history: use another")
-    shapes = scheduler.lr_lambdas
-    scheduler.lr_lambdas = [lambda step, shape=shape: shape(max(step - warmup, 0)) for shape in shapes]
+        raise InputError(f"lr_scheduler_type {trainer.args.lr_scheduler_type} depends on its history: use another")
+    warmup, shapes = trainer.warmup, scheduler.lr_lambdas
+    scheduler.lr_lambdas = [lambda step, shape=shape: shape(max(step - warmup.bound, 0)) for shape in shapes]
 
 
 def apply(trainer: SASRTrainer) -> None:
@@ -30,8 +29,8 @@ def apply(trainer: SASRTrainer) -> None:
     args, step = trainer.args, trainer.state.global_step
     rate, shaped = args.learning_rate, True
     if trainer.plan.kind == "sft":
-        shaped = step >= args.sft_warmup_steps
-        rate = args.sft_hybrid_learning_rate if shaped else args.sft_learning_rate
+        shaped = step >= trainer.warmup.bound
+        rate = args.sft_hybrid_learning_rate if trainer.warmup.annealing(step) else args.sft_learning_rate
     scheduler = trainer.lr_scheduler
     for group, shape in zip(trainer.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
         # `initial_lr` is learning_rate unless the user's own optimizer gave groups rates of their own: keep ratios.

@@ -135,6 +135,11 @@ class LiveView:
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
         self._live.start()
 
+    def warmup_ended(self, steps: int, reason: str) -> None:
+        """A warm-up whose length was open has ended after so many steps."""
+        self._warmup = steps
+        self.message(f"warm-up ended at step {steps}: {reason}")
+
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Take in the metrics of one optimizer step; any of them may be missing or `None`."""
         with self._lock:

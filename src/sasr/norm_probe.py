@@ -20,7 +20,7 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     """If the last norm is `sft_norm_every` steps old: the norm that the next SFT step, of `count` micro-batches, would
     have. Its demonstrations stay next in line, and no step is taken."""
     args, step = trainer.args, trainer.state.global_step
-    age = step - max(trainer.tracker.norm_step, args.sft_warmup_steps - 1)
+    age = step - max(trainer.tracker.norm_step, trainer.warmup.bound - 1)
     if not args.sft_norm_every or age <= args.sft_norm_every:
         return
     trainer.plan = replace(SFT_STEP, demonstrations=getattr(trainer.schedule, "sft_questions", "all"))

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 from trl import ModelConfig, TrlParser
 
-from .config import SASRConfig, TaskConfig
+from .config import SASRConfig
 from .errors import InputError, did_you_mean
+from .task_config import TaskConfig
+from .warmup import AUTO
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -41,6 +43,7 @@ class Parser(TrlParser):
 
     def __init__(self) -> None:
         super().__init__([TaskConfig, SASRConfig, ModelConfig], prog="sasr train", add_help=False, allow_abbrev=False)
+        self.actions()["sft_warmup_steps"].type = _steps_or_auto
 
     def error(self, message: str):
         raise InputError(message)
@@ -51,6 +54,13 @@ class Parser(TrlParser):
         for action in self._actions:
             found.setdefault(action.dest, action)
         return found
+
+
+def _steps_or_auto(text: str) -> int | str:
+    return text if text == AUTO else int(text)
+
+
+_steps_or_auto.__name__ = "int"  # what argparse calls it in a message
 
 
 def read_recipe(name: str) -> dict[str, Any]:

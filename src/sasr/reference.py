@@ -54,7 +54,6 @@ class Reference:
                 "so only initial is possible"
             )
         self.kind = args.reference_model or ("initial" if only_initial else "warmup")
-        self._start = args.sft_warmup_steps if self.kind == "warmup" else 0
         self._copies = bool(trainer.beta) and self.kind == "warmup" and args.sft_warmup_steps > 0
         if self._copies and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             raise InputError("beta > 0 under DeepSpeed or FSDP: set reference_model to initial")
@@ -62,6 +61,10 @@ class Reference:
         self._wanted = weight > 0
         if self._wanted and not trainer.beta and not trainer.rl_rows:
             raise InputError("divergence_weight > 0 needs rows with answers: the probe asks their prompts")
+
+    @property
+    def _start(self) -> int:
+        return self.trainer.warmup.bound if self.kind == "warmup" else 0
 
     def before_step(self, step: int) -> None:
         """Called before each optimizer step with its index: sets the reference at its time, measures d_t."""
@@ -76,8 +79,8 @@ class Reference:
             return
         if self.probe is None and step == self._start:
             self.probe = self._ask()
-        if step >= trainer.args.sft_warmup_steps:
-            since = step - trainer.args.sft_warmup_steps
+        if step >= trainer.warmup.bound:
+            since = step - trainer.warmup.bound
             if since % trainer.args.divergence_every == 0:
                 trainer.tracker.observe_divergence(self._measure())
 

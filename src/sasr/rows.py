@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .config import SASRConfig, TaskConfig
+from .config import SASRConfig
 from .demonstrations import tokenize_prompts
 from .errors import InputError
+from .task_config import TaskConfig
 from .tasks.base import Row, Task, hold_out, text_of
 from .tasks.loading import load_rows
 

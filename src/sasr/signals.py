@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from .schedules import Signals, draw
 
@@ -16,16 +17,19 @@ class SignalTracker:
         warmup_steps (`int`): Length of the SFT warm-up.
         warmup_norm (`str`): `"mean"`: g_warmup is the mean norm over the last half of the warm-up; `"last"`: the norm
             of its last step (the literal reading of arXiv 2505.13026).
+        open_end (`bool`): The length is only a bound, `end_warmup` tells it.
         ema (`float`): g_last is the exponential mean of the SFT norms with this decay; 0 is the last norm itself.
     """
 
     warmup_steps: int
     warmup_norm: str = "mean"
     ema: float = 0.0
+    open_end: bool = False
     sft_grad_norm: float | None = None
     warmup_sum: float = 0.0
     warmup_count: int = 0
     warmup_last: float | None = None
+    warmup_norms: list[float] = field(default_factory=list)
     divergence: float | None = None
     entropy: float | None = None
     norm_step: int = -1
@@ -40,9 +44,19 @@ class SignalTracker:
         self.sft_grad_norm = norm if previous is None else self.ema * previous + (1 - self.ema) * norm
         if step < self.warmup_steps:
             self.warmup_last = norm
-            if step >= self.warmup_steps // 2:
+            if self.open_end:
+                self.warmup_norms.append(norm)
+            elif step >= self.warmup_steps // 2:
                 self.warmup_sum += norm
                 self.warmup_count += 1
+
+    def end_warmup(self, steps: int) -> None:
+        """The warm-up turned out to have so many steps: g_warmup is that of its own last half."""
+        self.warmup_steps = steps
+        if self.open_end:
+            last_half = self.warmup_norms[len(self.warmup_norms) // 2 :]
+            self.warmup_sum, self.warmup_count = sum(last_half), len(last_half)
+            self.open_end, self.warmup_norms = False, []
 
     def observe_divergence(self, divergence: float) -> None:
         """Take the KL from the reference policy, nats per token. A non-finite one is ignored."""
@@ -59,6 +73,9 @@ class SignalTracker:
         """g_warmup so far; `None` if the warm-up gave no finite norm."""
         if self.warmup_norm == "last":
             return self.warmup_last
+        if self.open_end:
+            last_half = self.warmup_norms[len(self.warmup_norms) // 2 :]
+            return sum(last_half) / len(last_half) if last_half else None
         # Every norm of the last half may have overflowed while an earlier one was finite.
         return self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
 
@@ -76,11 +93,11 @@ class SignalTracker:
             failed_batches=failed_batches,
         )
 
-    def state_dict(self) -> dict[str, float | int | str | None]:
+    def state_dict(self) -> dict[str, Any]:
         """All fields, JSON-safe."""
         return asdict(self)
 
-    def load_state_dict(self, state: dict[str, float | int | str | None]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         for key, value in state.items():
             setattr(self, key, value)

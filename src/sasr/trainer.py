@@ -79,8 +79,11 @@ class SASRTrainer(ObservedGRPOTrainer):
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         self.stop_at_end_of_turn()
         self._collect_rows(demonstration_dataset)
+        self.warmup = args.build_warmup()
+        self.tracker = SignalTracker(
+            self.warmup.bound, args.warmup_norm, args.sft_norm_ema, open_end=self.warmup.steps is None
+        )
         self.reference = reference.Reference(self)
-        self.tracker = SignalTracker(args.sft_warmup_steps, args.warmup_norm, args.sft_norm_ema)
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
@@ -290,6 +293,11 @@ class SASRTrainer(ObservedGRPOTrainer):
             nll, entropy = (sums / self._chosen.tokens).tolist()
             metrics["sasr/sft_loss"].append(nll)
             self.sft_sums = [0.0, 0.0]
+            if step < self.warmup.bound:
+                self.warmup.observe(step, nll)
+                self.tracker.warmup_steps = self.warmup.bound
+        if self.warmup.ends_at(step + 1):
+            self.tracker.end_warmup(step + 1)
         if plan.grpo_weight:
             last = metrics["entropy"][-self.current_gradient_accumulation_steps :]
             self.tracker.observe_entropy(sum(last) / len(last))
@@ -306,7 +314,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if warmup > num_training_steps:
             raise InputError(f"sft_warmup_steps ({warmup}) is longer than the run ({num_training_steps} steps)")
         scheduler = super().create_scheduler(max(num_training_steps - warmup, 1), optimizer)
-        learning_rates.begin_after(warmup, scheduler, self.args)
+        learning_rates.begin_after_warmup(self, scheduler)
         if self.args.separate_optimizer_states:
             self.optimizer_states = OptimizerStates(getattr(self.optimizer, "optimizer", self.optimizer))
         return scheduler
@@ -349,6 +357,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         state = {
             "sft_position": self.sft_stream.position,
             "rl_position": self.rl_stream.position,
+            "warmup": self.warmup.state_dict(),
             "signals": self.tracker.state_dict(),
             "failed": self.selection.queue,
             "unsolved": self.selection.unsolved,
@@ -364,8 +373,10 @@ class SASRTrainer(ObservedGRPOTrainer):
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.sft_stream.position = state["sft_position"]
         self.rl_stream.position = state["rl_position"]
+        # Checkpoints of earlier versions lack what has a default here.
+        self.warmup.load_state_dict(state.get("warmup", {}))
         self.tracker.load_state_dict(state["signals"])
-        self.selection.queue, self.selection.unsolved = state["failed"], state["unsolved"]
+        self.selection.queue, self.selection.unsolved = state.get("failed", []), state.get("unsolved")
         self.counts.update(state["counts"])
         self.budget.load(state)
         if self.optimizer_states is not None:

@@ -209,6 +209,8 @@ def point_name(point: Values) -> str:
 
 def warmup_path(settings: Values) -> str | None:
     """The path of the run whose warm-up a run of these settings shares, `None` if it has none of its own to share."""
+    if settings.get("sft_warmup_steps") == "auto" or settings.get("warmup_until", "steps") != "steps":
+        return None  # nobody knows yet which step it ends at
     steps = int(settings.get("sft_warmup_steps") or 0)
     if steps < 1 or steps >= settings["max_steps"]:
         return None

@@ -1,0 +1,80 @@
+"""The settings of what to train on and how to examine the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .errors import InputError, require, unknown
+
+EXAMS = ("initial", "warmup", "final")
+
+
+def setting(default, text: str):
+    """A dataclass field with the help text that the command line prints."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TaskConfig:
+    r"""
+    What `sasr train` trains on and how it examines the model.
+
+    Args:
+        task (`str`, *optional*, defaults to `"stories"`):
+            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `jsonl`) or your own as `module:object`.
+        data (`str`, *optional*):
+            Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
+            Defaults to the task's own dataset.
+        demonstrations (`str`, *optional*):
+            Rows whose worked solutions SFT uses instead of those in `data`.
+        exam_data (`str`, *optional*):
+            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt.
+        train_rows (`int`, *optional*):
+            Use this many training rows (for `stories`: generate that many).
+        demonstration_rows (`int`, *optional*):
+            Keep the worked solution of the first so many training rows only; the others serve GRPO.
+        exam_rows (`int`, *optional*, defaults to `128`):
+            Held-out rows per exam; 0 switches exams off.
+        exam_samples (`int`, *optional*, defaults to `8`):
+            Sampled completions per row, for pass@1 and pass@k.
+        exam_at (`list[str]`, *optional*, defaults to `["initial", "warmup", "final"]`):
+            When to examine: before the first step, at the end of the warm-up, at the end. None of them: no exams.
+        validation_rows (`int`, *optional*, defaults to `0`):
+            Set so many further rows apart, for choices that the test rows must not influence.
+        exam_split (`str`, *optional*, defaults to `"test"`):
+            Which held-out rows the exams use: `"test"` or `"validation"`.
+    """
+
+    task: str = setting("stories", "Built-in task (stories, gsm8k, math, kk, jsonl) or your own as module:object.")
+    data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
+    demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
+    exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")
+    train_rows: int | None = setting(None, "Use this many training rows (stories: generate that many).")
+    demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
+    exam_rows: int = setting(128, "Held-out rows per exam; 0 switches exams off.")
+    exam_samples: int = setting(8, "Sampled completions per held-out row, for pass@1 and pass@k.")
+    exam_at: list[str] = field(
+        default_factory=lambda: list(EXAMS),
+        metadata={"help": "When to examine: any of initial, warmup, final."},
+    )
+    validation_rows: int = setting(0, "Set so many further rows apart, beside the test rows of the exams.")
+    exam_split: str = setting("test", "Held-out rows that the exams use: test or validation.")
+
+    def __post_init__(self):
+        for name in ("train_rows", "demonstration_rows"):
+            if getattr(self, name) is not None:
+                require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
+        for name in ("exam_rows", "validation_rows"):
+            require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
+        require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
+        if not isinstance(self.exam_at, list):
+            raise InputError(f"exam_at is {self.exam_at!r}: it must be a list of {', '.join(EXAMS)}")
+        for label in self.exam_at:
+            if label not in EXAMS:
+                raise unknown("exam_at", label, EXAMS)
+        if len(set(self.exam_at)) < len(self.exam_at):
+            raise InputError(f"exam_at names a moment twice ({', '.join(self.exam_at)}): each exam is taken once")
+        if self.exam_split not in ("test", "validation"):
+            raise unknown("exam_split", self.exam_split, ("test", "validation"))
+        if self.exam_split == "validation" and not self.validation_rows:
+            raise InputError("exam_split validation needs rows: set validation_rows to 1 or more")
