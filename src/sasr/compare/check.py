@@ -12,7 +12,8 @@ from sasr.config import SASRConfig
 from sasr.errors import InputError
 from sasr.models import check_model
 from sasr.parsing import Parser, Settings, check_values, parse
-from sasr.run import check_free, check_reward_weights, collect_rows
+from sasr.rows import collect_rows
+from sasr.run import check_free, check_reward_weights
 from sasr.tasks import get_task
 
 from .plan import Comparison, Method, Run, differences
