@@ -33,9 +33,8 @@ class SASRConfig(GRPOConfig):
 
     Args:
         schedule (`str`, *optional*, defaults to `"sasr"`):
-            How the steps after the warm-up divide between SFT and GRPO: `"sasr"`, `"sft"`, `"grpo"`, `"static"`,
-            `"alternate"`, `"cosine"`, `"random"`, `"chord_mu"`, `"chord_phi"`, `"hpt"`, `"relift"`, `"luffy"`,
-            `"srft"`, `"uft"`, or a class of your own as `module:Class`.
+            How the steps after the warm-up divide between SFT and GRPO: a name in `sasr.SCHEDULES`, or a class of your
+            own as `module:Class`.
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
             W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one. `"auto"`: until the
             SFT loss stops improving, at most half of `max_steps`.
