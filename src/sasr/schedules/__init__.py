@@ -14,6 +14,7 @@ from .cosine import Cosine
 from .grpo import Grpo
 from .hpt import Hpt
 from .luffy import Luffy
+from .r3 import R3
 from .random import Random
 from .relift import Relift
 from .sasr import Sasr
@@ -37,6 +38,7 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "luffy": (Luffy, ("luffy_shaping",)),
     "srft": (Srft, ()),
     "uft": (Uft, ("hint_steps", "hint_weight")),
+    "r3": (R3, ()),
 }
 
 # The classes of the table are importable from here too.
