@@ -24,7 +24,5 @@ def perturbed(task: Task, rows: Iterable[Row], kind: str, seed: int = 0) -> list
     tried = [(row, task.perturb(row, kind, seed)) for row in rows]
     pairs = [(row, changed) for row, changed in tried if changed is not None]
     if not pairs:
-        raise InputError(
-            f"none of the {len(tried)} rows of task {task.name} can be perturbed by '{kind}'; give other rows"
-        )
+        raise InputError(f"none of the {len(tried)} rows of task {task.name} can be perturbed by '{kind}'; give others")
     return pairs
