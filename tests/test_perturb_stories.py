@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -152,3 +153,15 @@ def test_errors_are_one_line():
     with pytest.raises(InputError, match="task jsonl has no perturbations"):
         perturbed(JsonlTask(), rows, "names")
     assert task.perturbations() == KINDS and JsonlTask().perturbations() == ()
+
+
+def test_the_examples_of_the_documentation():
+    text = (Path(__file__).parent.parent / "docs" / "robustness.md").read_text()
+    first, own = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found = {}
+    exec(first, found)
+    assert len(found["pairs"]) > 400 and found["changed"]["original_prompt"] == found["original"]["prompt"]
+    exec(own.replace("Task)", "StoriesTask)"), {"StoriesTask": StoriesTask}, found)
+    row = {"prompt": "abc", "completion": "cba", "answer": "cba"}
+    changed = found["Reverse"]().perturb(row, "capitals", 0)
+    assert changed == {"prompt": "ABC", "completion": "CBA", "answer": "CBA", "original_prompt": "abc"}

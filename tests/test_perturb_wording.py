@@ -25,7 +25,7 @@ GSM8K_PIECES = [
     "A coat of $20 million is offered at 10 percent off.",
     "Twice a day Peter walks twice as far as Natalia, 2 times the way to school.",
     "The bag weighs 5 kg and the box 12.5 kilograms.",
-    "They drive 60 miles per hour for 3 km.",
+    "They drive 60 miles per hour for 3 km, and it melts by 2 centimeters each day.",
     "A $20 bill, a 5 kg bag, 1/2 dollars and 2 1/2 percent of $0.50.",
     "Susan gets $1 from him and 1 dollars from her.",
     "How many are left?",
@@ -61,7 +61,8 @@ def numbers(text):
 
 def plain(text, money):
     """All units in one way of writing."""
-    for short, long in (("kg", "kilograms"), ("km", "kilometers"), ("mph", "miles per hour"), ("lbs", "pounds")):
+    pairs = {"kg": "kilograms", "km": "kilometers", "cm": "centimeters", "mph": "miles per hour", "lbs": "pounds"}
+    for short, long in pairs.items():
         text = re.sub(rf"\b{short}\b", long, text)
     if money:
         text = re.sub(r"\$([0-9][0-9.,]*[0-9]|[0-9])", r"\1 dollars", text)
