@@ -1,4 +1,4 @@
-"""GSM8K, Knights and Knaves, and the user's own rows; MATH is in test_tasks_math.py."""
+"""GSM8K, SVAMP, MultiArith, Knights and Knaves, and the user's own rows; MATH is in test_tasks_math.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sasr.errors import InputError
-from sasr.tasks import GSM8KTask, JsonlTask, KnightsKnavesTask
+from sasr.tasks import GSM8KTask, JsonlTask, KnightsKnavesTask, MultiArithTask, SVAMPTask
 
 GSM8K = {
     "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How"
@@ -76,6 +76,56 @@ def test_gsm8k_compares_exactly(expected, written):
 def test_gsm8k_bad_record(answer):
     with pytest.raises(InputError, match="'answer'"):
         GSM8KTask().to_row({"question": "q", "answer": answer})
+
+
+SVAMP = {
+    "Answer": 19.0,
+    "Question": "How much did Marco's strawberries weigh?",
+    "Equation": "( 30.0 - 11.0 )",
+    "Body": "Marco and his dad went strawberry picking. Together their strawberries weighed 30 pounds.",
+    "Type": "Subtraction",
+    "ID": "chal-508",
+    "idx": 1,
+}
+MULTIARITH = {"input": "Debbie had 32 pieces of candy. If she ate 35 and got 42 more, how many are left?", "target": 39}
+
+
+@pytest.mark.parametrize("answer", [19.0, 19, "19.0", " 19 "])
+def test_svamp_row(answer):
+    task = SVAMPTask()
+    row = task.to_row({**SVAMP, "Answer": answer})
+    assert row["prompt"].startswith(f"{SVAMP['Body']} {SVAMP['Question']}\n\n") and "#### <number>" in row["prompt"]
+    assert (row["completion"], row["answer"], row["difficulty"]) == (None, "19", 1)
+    assert task.check("30 - 11 = 19\n#### 19", row).correct and not task.check("#### 41", row).correct
+    assert task.to_row({key: value for key, value in SVAMP.items() if key != "Equation"})["difficulty"] is None
+    assert task.to_row({**SVAMP, "Equation": "( ( 3.0 + -2.0 ) * 4.0 )"})["difficulty"] == 2
+
+
+@pytest.mark.parametrize("record", [MULTIARITH, {"question": MULTIARITH["input"], "final_ans": "39"}])
+def test_multiarith_row(record):
+    task = MultiArithTask()
+    row = task.to_row(record)
+    assert row["prompt"].startswith(MULTIARITH["input"] + "\n\n")
+    assert (row["completion"], row["answer"], row["difficulty"]) == (None, "39", None)
+    assert task.check("#### 39", row).correct
+    assert task.perturb(row, "names", 0) is not None
+
+
+@pytest.mark.parametrize("answer", [True, "many", float("nan"), [19], ""])
+def test_word_problem_without_a_number(answer):
+    with pytest.raises(InputError, match="'Answer' must be a number"):
+        SVAMPTask().to_row({**SVAMP, "Answer": answer})
+    with pytest.raises(InputError, match="'target' must be a number"):
+        MultiArithTask().to_row({**MULTIARITH, "target": answer})
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "field"),
+    [(SVAMPTask, SVAMP, "Body"), (SVAMPTask, SVAMP, "Answer"), (MultiArithTask, {}, "question")],
+)
+def test_word_problem_with_a_field_missing(task, record, field):
+    with pytest.raises(InputError, match=f"no field '{field}'"):
+        task().to_row({key: value for key, value in record.items() if key != field})
 
 
 def test_kk_row():

@@ -50,11 +50,11 @@ def file(tmp_path):
 
 
 def test_names():
-    assert list(TASKS) == ["stories", "gsm8k", "math", "kk", "jsonl"]
+    assert list(TASKS) == ["stories", "gsm8k", "math", "kk", "svamp", "multiarith", "jsonl"]
     for name, cls in TASKS.items():
         assert isinstance(get_task(name), cls) and cls.name == name
     message = error_of(get_task, "gsm8")
-    assert "stories, gsm8k, math, kk, jsonl" in message and "did you mean gsm8k?" in message
+    assert "stories, gsm8k, math, kk, svamp, multiarith, jsonl" in message and "did you mean gsm8k?" in message
 
 
 @pytest.mark.parametrize("name", ["Mine", "mine", "make"])

@@ -135,7 +135,7 @@ def test_written_numbers_are_read_back(value):
     assert Decimal(parsers.normalise_number(f"{value:,f}")) == value
 
 
-@pytest.mark.parametrize("name", ["stories", "gsm8k", "kk", "jsonl"])
+@pytest.mark.parametrize("name", ["stories", "gsm8k", "kk", "svamp", "jsonl"])
 @given(completion=messy, answer=st.one_of(messy, st.none()))
 def test_checks_never_raise(name, completion, answer):
     task = TASKS[name]()

@@ -21,7 +21,8 @@ class TaskConfig:
 
     Args:
         task (`str`, *optional*, defaults to `"stories"`):
-            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `jsonl`) or your own as `module:object`.
+            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `svamp`, `multiarith`, `jsonl`) or your own as
+            `module:object`.
         data (`str`, *optional*):
             Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
             Defaults to the task's own dataset.
@@ -45,7 +46,7 @@ class TaskConfig:
             Which held-out rows the exams use: `"test"` or `"validation"`.
     """
 
-    task: str = setting("stories", "Built-in task (stories, gsm8k, math, kk, jsonl) or your own as module:object.")
+    task: str = setting("stories", "stories, gsm8k, math, kk, svamp, multiarith, jsonl, or your own as module:object.")
     data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
     demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
     exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")

@@ -11,12 +11,15 @@ from sasr.tasks.kk import KnightsKnavesTask
 from sasr.tasks.loading import as_conversation, load_rows
 from sasr.tasks.math import MathTask
 from sasr.tasks.stories import StoriesTask
+from sasr.tasks.word_problems import MultiArithTask, SVAMPTask
 
 TASKS: dict[str, type[Task]] = {
     "stories": StoriesTask,
     "gsm8k": GSM8KTask,
     "math": MathTask,
     "kk": KnightsKnavesTask,
+    "svamp": SVAMPTask,
+    "multiarith": MultiArithTask,
     "jsonl": JsonlTask,
 }
 
@@ -26,7 +29,9 @@ __all__ = [
     "JsonlTask",
     "KnightsKnavesTask",
     "MathTask",
+    "MultiArithTask",
     "Row",
+    "SVAMPTask",
     "StoriesTask",
     "Task",
     "Verdict",

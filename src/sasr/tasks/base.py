@@ -10,14 +10,17 @@ and judges a completion against a row's answer. Nothing here knows the trainer, 
 from __future__ import annotations
 
 import hashlib
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from sasr.errors import InputError
+from sasr.errors import InputError, unknown
 
 Row = dict[str, Any]
+# Gives the columns that change, or None where the row cannot be perturbed so.
+Perturber = Callable[[Row, random.Random], Row | None]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,31 @@ class Task(ABC):
         """Texts that together have every word that can occur: what a tiny from-scratch model's tokenizer is made from.
         None by default: such models cannot learn the task."""
         return []
+
+    def perturbers(self) -> Mapping[str, Perturber]:
+        """How the rows of this task can be perturbed, by name. None by default."""
+        return {}
+
+    def perturbations(self) -> tuple[str, ...]:
+        """The kinds of perturbation that `perturb` knows."""
+        return tuple(self.perturbers())
+
+    def perturb(self, row: Row, kind: str, seed: int) -> Row | None:
+        """The row with another prompt and the answer (and, where there is one, the demonstration) that belongs to it;
+        `original_prompt` has the prompt that it was made from. `None` if this row cannot be perturbed so: its text is
+        not what the task knows to take apart, or it has nothing to change. The same arguments give the same row."""
+        perturbers = self.perturbers()
+        if kind not in perturbers:
+            if not perturbers:
+                raise InputError(f"task {self.name} has no perturbations; give it perturbers()")
+            raise unknown(f"perturbation of task {self.name}", kind, perturbers)
+        prompt = row["prompt"]
+        if not isinstance(prompt, str):
+            return None
+        changes = perturbers[kind](row, random.Random(f"{seed}/{kind}/{prompt}"))
+        if changes is None or changes["prompt"] == prompt:
+            return None
+        return {**row, **changes, "original_prompt": prompt}
 
     def check_all(self, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         """Judge many; a task whose verifier can batch overrides this."""

@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from sasr.errors import InputError
-from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.base import Perturber, Row, Task, Verdict
+from sasr.tasks.perturb import wording
 from sasr.tasks.text import leading_number, normalise_number, one_line, parse_number, required_text
 
 MARK = "####"
@@ -25,6 +26,9 @@ class GSM8KTask(Task):
 
     name: ClassVar[str] = "gsm8k"
     default_data: ClassVar[str | None] = "openai/gsm8k:main"
+
+    def perturbers(self) -> Mapping[str, Perturber]:
+        return wording.perturbers(INSTRUCTION)
 
     def to_row(self, record: Mapping[str, Any]) -> Row:
         question, solution = required_text(record, "question", "answer")

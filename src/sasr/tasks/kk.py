@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sasr.errors import InputError
-from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.text import one_line, required, required_text
 
 MARK = "CONCLUSION:"
@@ -40,6 +40,12 @@ class KnightsKnavesTask(Task):
 
     def hub_query(self, config: str | None, split: str) -> tuple[str | None, str]:
         return split, config or "3ppl+4ppl+5ppl+6ppl+7ppl"
+
+    def perturbers(self) -> Mapping[str, Perturber]:
+        # Imported here because it writes its conclusions as this module asks for them.
+        from sasr.tasks.perturb.kk import PERTURBERS
+
+        return PERTURBERS
 
     def to_row(self, record: Mapping[str, Any]) -> Row:
         quiz, head, foot, conclusion = required_text(record, "quiz", "cot_head", "cot_foot", "solution_text_format")

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sasr.errors import InputError
-from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.math_worker import MathVerifier
+from sasr.tasks.perturb import wording
 from sasr.tasks.text import count_boxed, keep_last_boxed, last_boxed, one_line, required_text, squeeze
 
 INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."
@@ -36,6 +37,9 @@ class MathTask(Task):
 
     def __init__(self, timeout: float = 5.0):
         self.verifier = MathVerifier(timeout)
+
+    def perturbers(self) -> Mapping[str, Perturber]:
+        return wording.perturbers(INSTRUCTION, latex=True)
 
     def to_row(self, record: Mapping[str, Any]) -> Row:
         problem, solution = required_text(record, "problem", "solution")

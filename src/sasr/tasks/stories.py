@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from sasr.errors import InputError
-from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.text import parse_number, required_text
 
 MARK = "####"
@@ -23,8 +23,8 @@ SENTENCES = {
     "/": ("{owner} keeps 1 of {n} equal parts.",),
 }
 LARGEST = 30
-_START = "{owner} has {n} {items}."
-_QUESTION = "How many {items} does {owner} have?"
+START = "{owner} has {n} {items}."
+QUESTION = "How many {items} does {owner} have?"
 _STEP = re.compile(r"([0-9]{1,6})([-+*/])([0-9]{1,6})=([0-9]{1,6})\.")
 _SOLUTION = re.compile(rf"(?:{_STEP.pattern})+{MARK}([0-9]{{1,6}})")
 _HELD_OUT_OF_TEN = 2
@@ -85,15 +85,15 @@ class StoriesTask(Task):
         owner, other = rng.sample(NAMES, 2)
         words = {"owner": owner, "other": other, "items": rng.choice(ITEMS)}
         total = rng.randint(2, 20)
-        sentences, steps = [_START.format(n=total, **words)], []
+        sentences, steps = [START.format(n=total, **words)], []
         for _ in range(self.steps):
-            sign, n = rng.choice(_possible(total, rng))
+            sign, n = rng.choice(possible_operands(total, rng))
             result = {"+": total + n, "-": total - n, "*": total * n, "/": total // n}[sign]
             sentences.append(rng.choice(SENTENCES[sign]).format(n=n, **words))
             steps.append(f"{total} {sign} {n} = {result} .")
             total = result
         return {
-            "prompt": " ".join([*sentences, _QUESTION.format(**words)]),
+            "prompt": " ".join([*sentences, QUESTION.format(**words)]),
             "completion": " ".join([*steps, f"{MARK} {total}"]),
             "answer": str(total),
             "difficulty": self.steps,
@@ -105,11 +105,17 @@ class StoriesTask(Task):
         texts = []
         for i, owner in enumerate(NAMES):
             words = {"owner": owner, "other": NAMES[i - 1], "items": ITEMS[i % len(ITEMS)]}
-            patterns = [_START, *(text for group in SENTENCES.values() for text in group), _QUESTION]
+            patterns = [START, *(text for group in SENTENCES.values() for text in group), QUESTION]
             texts.append(" ".join(pattern.format(n=i, **words) for pattern in patterns))
         for n in range(LARGEST + 1):
             texts.append(" ".join(f"{n} {sign} {n} = {n} ." for sign in SENTENCES) + f" {MARK} {n}")
         return texts
+
+    def perturbers(self) -> Mapping[str, Perturber]:
+        # Imported here because it tells stories with the tables of this module.
+        from sasr.tasks.perturb.stories import PERTURBERS
+
+        return PERTURBERS
 
     def to_row(self, record: Mapping[str, Any]) -> Row:
         prompt, completion, answer = required_text(record, "prompt", "completion", "answer")
@@ -151,7 +157,7 @@ def split_of(question: str) -> str:
     return "test" if hashlib.sha256(question.encode()).digest()[0] % 10 < _HELD_OUT_OF_TEN else "train"
 
 
-def _possible(total: int, rng: random.Random) -> list[tuple[str, int]]:
+def possible_operands(total: int, rng: random.Random) -> list[tuple[str, int]]:
     """One operand per sign that keeps the total a whole number from 0 to 30."""
     choices = []
     if total + 9 <= LARGEST:
