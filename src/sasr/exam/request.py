@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sasr.errors import InputError, did_you_mean
+from sasr.errors import InputError, did_you_mean, unknown
 
 CONFIG_FILE = "config.yaml"  # of a run of sasr train
 _DEFAULTS: dict[str, Any] = {
@@ -30,6 +30,7 @@ _NAMES_OF_RUNS = {
     "seed": "seed",
     "dtype": "dtype",
 }
+_DTYPES = ("float32", "bfloat16", "float16", "auto")
 _KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}
 _TEXTS = ("model", "task", "data", "dtype", "initial_model", "nll_task", "nll_data", "output_dir")
 
@@ -119,7 +120,9 @@ def read_request(argv: list[str]) -> Request:
     if values["nll_data"] is not None and values["nll_task"] is None:
         raise InputError("nll_data needs nll_task: the task whose demonstrations the file holds")
     values["output_dir"] = None if values["output_dir"] is None else Path(values["output_dir"])
-    values["dtype"] = str(values["dtype"])
+    values["dtype"] = str(values["dtype"]).removeprefix("torch.")
+    if values["dtype"] not in _DTYPES:
+        raise unknown("dtype", values["dtype"], _DTYPES)
     return Request(**values, run=run)
 
 

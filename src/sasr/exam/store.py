@@ -65,7 +65,8 @@ class ExamDirectory:
             if before != now:
                 difference = f"{key} is {_short(before)} there, not {_short(now)}"
                 raise InputError(
-                    f"output_dir {self.directory} holds another exam ({difference}): choose another, or repeat its command"
+                    f"output_dir {self.directory} holds another exam ({difference}): choose another directory, or"
+                    " repeat its command"
                 )
         return content.get("figures")
 
