@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
+from rich.text import Text
 
 import sasr.cli
 import sasr.exam.command
@@ -20,7 +23,7 @@ import toy
 from sasr.exam import summarise
 from sasr.exam.request import read_request
 from sasr.exam.store import block_seed, digest_of_model
-from sasr.exam.view import ExamView
+from sasr.exam.view import ExamView, figure_rows
 
 LIMIT = 240
 ROWS = 12
@@ -321,6 +324,17 @@ def test_help(capsys):
     assert "--initial_model" in capsys.readouterr().out
     assert sasr.cli.main(["--help"]) == 0
     assert "sasr exam" in capsys.readouterr().out
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_table(whole):
+    console = Console(file=io.StringIO(), force_terminal=True, width=70, legacy_windows=False)
+    with ExamView(console) as view:
+        view.start(100, 20)
+        view.update(60)
+    view.table(figure_rows(content(whole)["figures"]))
+    shown = console.file.getvalue()
+    assert "━" in shown and "60/100 completions" in shown and "greedy accuracy" in shown
+    assert all(len(Text.from_ansi(line).plain) <= 70 for line in shown.splitlines())
 
 
 def test_plain_progress_has_pace_and_time_left(capsys):

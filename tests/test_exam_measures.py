@@ -72,8 +72,13 @@ def test_measures_of_paths_look_at_correct_samples_only():
     mixed = record(completion(path="p"), completion(path="p"), completion(path="q"), completion())
     single = record(completion(path="p"), completion(path="q", correct=False))
     measured = path_diversity([same, mixed, single])
-    assert measured == {"problems": 2, "distinct": 1.5, "pairs_differ": pytest.approx((0 + 2 / 3) / 2)}
-    assert path_diversity([single]) == {"problems": 0, "distinct": None, "pairs_differ": None}
+    every = {"problems": 2, "distinct": 1.5, "pairs_differ": pytest.approx((0 + 2 / 3) / 2)}
+    assert measured == {**every, "valid": every}, "what cannot be checked is not invalid"
+    none = {"problems": 0, "distinct": None, "pairs_differ": None}
+    assert path_diversity([single]) == {**none, "valid": none}
+    lucky = record(*[completion(path="p", steps_valid=True)] * 2, completion(path="q", steps_valid=False))
+    measured = path_diversity([lucky])
+    assert measured["distinct"] == 2 and measured["valid"] == {"problems": 1, "distinct": 1, "pairs_differ": 0}
 
 
 @given(st.lists(st.lists(st.sampled_from("pqr"), max_size=6), min_size=1, max_size=4))

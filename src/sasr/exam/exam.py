@@ -72,7 +72,7 @@ class ExamResult:
     seconds: float
     by_difficulty: dict[str, dict[str, float | int | None]]
     wrong_reason: dict[str, float | int | None]
-    paths: dict[str, float | int | None]
+    paths: dict[str, Any]
     completions: list[Record] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:

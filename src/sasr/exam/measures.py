@@ -42,13 +42,19 @@ def wrong_reason(records: Records) -> dict[str, float | int | None]:
     return {"checked": len(known), "rate": _mean([not value for value in known])}
 
 
-def path_diversity(records: Records) -> dict[str, float | int | None]:
+def path_diversity(records: Records) -> dict[str, Any]:
     """Over problems with two or more correct samples whose path is known: `problems`, how many; `distinct`, mean number
-    of different paths of a problem; `pairs_differ`, mean share of pairs of its samples that take different paths."""
+    of different paths of a problem; `pairs_differ`, mean share of pairs of its samples that take different paths. And
+    under `valid` the same of the samples that have no invalid step: a lucky guess is no other solution."""
+    known = [[sample for sample in _correct(record) if sample.get("path") is not None] for record in records]
+    valid = [[sample for sample in samples if sample.get("steps_valid") is not False] for samples in known]
+    return {**_paths(known), "valid": _paths(valid)}
+
+
+def _paths(groups: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float | int | None]:
     distinct, differ = [], []
-    for record in records:
-        paths = Counter(sample["path"] for sample in _correct(record) if sample.get("path") is not None)
-        n = paths.total()
+    for samples in groups:
+        n, paths = len(samples), Counter(sample["path"] for sample in samples)
         if n >= 2:
             distinct.append(len(paths))
             differ.append(1 - sum(count * (count - 1) for count in paths.values()) / (n * (n - 1)))

@@ -119,10 +119,11 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     gain, paths, words, reason = (figures[key] for key in ("gain", "paths", "text", "wrong_reason"))
     add(f"pass@{gain['k']} - pass@1", gain["gain"])
     add(f"right for the wrong reason (of {reason['checked']} checked)", reason["rate"])
-    add(f"distinct paths of correct samples ({paths['problems']} problems)", paths["distinct"])
-    add("  pairs of them that differ", paths["pairs_differ"])
-    for name in ("distinct_1", "distinct_2", "self_bleu"):
-        add(f"  {name.replace('_', '-')} ({words['problems']} problems)", words[name])
+    for name, group in (("correct samples", paths), ("those with valid steps", paths["valid"])):
+        add(f"distinct paths of {name} ({group['problems']} problems)", group["distinct"])
+        add("  share of pairs that differ", group["pairs_differ"])
+    for name, title in (("distinct_1", "distinct-1"), ("distinct_2", "distinct-2"), ("self_bleu", "self-BLEU")):
+        add(f"{title} of correct samples ({words['problems']} problems)", words[name])
     add("entropy, nats a token", figures["entropy"])
     add("KL to the initial model, nats a token", figures["kl"])
     if nll := figures["nll"]:
