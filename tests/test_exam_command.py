@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from rich.text import Text
@@ -292,6 +293,22 @@ def test_bad_input(mistakes, capsys, case):
     message = refused(capsys, flags)
     assert all(word in message for word in words), message
     assert not Path("exams").exists(), "a refused exam leaves nothing behind"
+
+
+def test_more_tokens_than_the_model_has_positions(capsys, tmp_path):
+    status = sasr.cli.main(["exam", *EXAM, "--max_new_tokens", "62", "--output_dir", str(tmp_path / "exam")])
+    out, err = capsys.readouterr()
+    assert status == 2 and "64 positions" in err and "lower max_new_tokens" in err and err.count("\n") == 1
+    assert not (tmp_path / "exam").exists()
+
+
+def test_too_little_memory(capsys, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sasr.exam.examiner.examine_rows", full)
+    assert sasr.cli.main(["exam", *EXAM, "--output_dir", str(tmp_path / "exam")]) == 2
+    assert "4 completions at a time: lower batch_size" in capsys.readouterr().err
 
 
 def test_another_exams_directory(whole, capsys, tmp_path):

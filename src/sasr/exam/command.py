@@ -104,10 +104,13 @@ def _run(request: Request, directory: Path) -> None:
 
 
 def _examine(request: Request, task: Any, rows: list, others: list, store: Any, view: Any) -> dict[str, Any]:
+    import torch
+
     from sasr.exam.examiner import Examiner
 
     started = time.monotonic()
     examiner = Examiner(request, task)
+    examiner.check(rows)
     size, per_row = request.block, 1 + request.n
     records = store.open(rows, request.n, size)
     view.start(len(rows) * per_row, len(records) * per_row)
@@ -116,7 +119,13 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
         def progress(new: int, total: int, before: int = first * per_row) -> None:
             view.update(before + new)
 
-        block = examiner.examine(rows[first : first + size], first // size, progress)
+        try:
+            block = examiner.examine(rows[first : first + size], first // size, progress)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"not enough memory for {request.batch_size} completions at a time: lower batch_size, with another "
+                "output_dir, since other batches draw other samples"
+            ) from None
         store.append(block, first)
         records += block
     figures = examiner.figures(records, others, time.monotonic() - started)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
+from sasr.errors import InputError
 from sasr.exam import measures
 from sasr.exam.exam import examine_rows, summarise
 from sasr.exam.generation import eos_ids_of
@@ -38,6 +39,24 @@ class Examiner:
         self.eos_ids = eos_ids_of(self.model, self.tokenizer)
         if end is not None and end not in self.eos_ids:
             self.eos_ids = [*self.eos_ids, end]
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise `InputError` for what only the loaded models tell, before the first completion."""
+        config = self.model.config.get_text_config()
+        if self.initial is not None and self.initial.config.get_text_config().vocab_size != config.vocab_size:
+            raise InputError(
+                f"initial_model {self.request.initial_model} has another number of output tokens than the examined "
+                "model: take the one that the training started from"
+            )
+        positions = getattr(config, "max_position_embeddings", None)
+        longest = max(
+            len(ids) for ids in tokenize_prompts([r["prompt"] for r in rows], self.tokenizer, **self.template)
+        )
+        if positions is not None and longest + self.request.max_new_tokens > positions:
+            raise InputError(
+                f"a prompt has {longest} tokens, which with max_new_tokens ({self.request.max_new_tokens}) is more than "
+                f"the {positions} positions of the model: lower max_new_tokens, or leave the row out"
+            )
 
     def examine(self, rows: Sequence[Row], block: int, progress: Callable[[int, int], None]) -> list[Record]:
         """The records of one block of rows, whichever blocks came before."""
