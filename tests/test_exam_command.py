@@ -112,7 +112,7 @@ def test_asked_again_it_only_shows_the_figures(whole, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", ["nothing", "a broken line", "half a block", "a block and a half", "all"])
-def test_going_on_gives_the_same_exam(whole, tmp_path, kept):
+def test_going_on_gives_the_same_exam(whole, tmp_path, capsys, kept):
     part = tmp_path / "part"
     shutil.copytree(whole, part)
     (part / "exam.json").write_text(json.dumps({**content(whole), "figures": None}))
@@ -123,6 +123,8 @@ def test_going_on_gives_the_same_exam(whole, tmp_path, kept):
     }[kept]  # fmt: skip
     (part / "completions.jsonl").write_text(text)
     assert sasr.cli.main(["exam", *EXAM, *MORE, "--output_dir", str(part)]) == 0
+    done = {"a broken line": 4, "a block and a half": 4, "all": ROWS}.get(kept)
+    assert (f"going on after {done} rows" if done else "12 rows") in capsys.readouterr().out
     assert_same_exam(part, whole)
 
 
@@ -297,7 +299,7 @@ def test_bad_input(mistakes, capsys, case):
 
 def test_more_tokens_than_the_model_has_positions(capsys, tmp_path):
     status = sasr.cli.main(["exam", *EXAM, "--max_new_tokens", "62", "--output_dir", str(tmp_path / "exam")])
-    out, err = capsys.readouterr()
+    err = capsys.readouterr().err
     assert status == 2 and "64 positions" in err and "lower max_new_tokens" in err and err.count("\n") == 1
     assert not (tmp_path / "exam").exists()
 

@@ -113,6 +113,8 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
     examiner.check(rows)
     size, per_row = request.block, 1 + request.n
     records = store.open(rows, request.n, size)
+    if records:
+        view.message(f"going on after {len(records)} rows")
     view.start(len(rows) * per_row, len(records) * per_row)
     for first in range(len(records), len(rows), size):
 

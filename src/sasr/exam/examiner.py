@@ -49,13 +49,12 @@ class Examiner:
                 "model: take the one that the training started from"
             )
         positions = getattr(config, "max_position_embeddings", None)
-        longest = max(
-            len(ids) for ids in tokenize_prompts([r["prompt"] for r in rows], self.tokenizer, **self.template)
-        )
+        prompts = tokenize_prompts([row["prompt"] for row in rows], self.tokenizer, **self.template)
+        longest = max(len(ids) for ids in prompts)
         if positions is not None and longest + self.request.max_new_tokens > positions:
             raise InputError(
-                f"a prompt has {longest} tokens, which with max_new_tokens ({self.request.max_new_tokens}) is more than "
-                f"the {positions} positions of the model: lower max_new_tokens, or leave the row out"
+                f"a prompt has {longest} tokens, which with max_new_tokens ({self.request.max_new_tokens}) is more "
+                f"than the {positions} positions of the model: lower max_new_tokens, or leave the row out"
             )
 
     def examine(self, rows: Sequence[Row], block: int, progress: Callable[[int, int], None]) -> list[Record]:
