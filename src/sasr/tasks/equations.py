@@ -27,9 +27,11 @@ _HARD_WORDS = {
 }
 # What is numbered: `Week 1 + Week 2 = 70` is not about 1 and 2.
 _LABELS = {"day", "days", "week", "weeks", "month", "months", "year", "years", "hour", "step", "group", "number"}
-_SOFT_COMMANDS = {"\\text", "\\mathrm", "\\quad", "\\qquad", "\\implies", "\\Rightarrow", "\\therefore", "\\so"}
+_SOFT_COMMANDS = {"\\text", "\\mathrm", "\\quad", "\\qquad", "\\implies", "\\Rightarrow", "\\therefore"}
 # Far more than any real equation has; what a model repeats without end is not worth the time.
-_MOST_TOKENS, _MOST_DIGITS = 60, 15
+_MOST_TOKENS, _MOST_DIGITS, _MOST_SIDES = 60, 15, 20
+_FACTOR_FOLLOWS = re.compile(r"\s*[$(]?\s*\.?[0-9]")
+_NUMBER_FOLLOWS = re.compile(r" \$?\(?[0-9]")
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,12 @@ def _chains(run: list[str]) -> Iterator[list[_Value]]:
     chain: list[_Value] = []
     for side in _sides(run):
         value = _parse(side) if side else None
-        if value is not None:
+        if value is not None and len(chain) < _MOST_SIDES:
             chain.append(value)
             continue
         if len(chain) > 1:
             yield chain
-        chain = []
+        chain = [] if value is None else [value]
     if len(chain) > 1:
         yield chain
 
@@ -146,7 +148,7 @@ def _arithmetic(kind: str, token: str, text: str, end: int, run: list[str], glue
     if kind == "number":
         return token
     if kind == "word" and token in ("x", "X") and run and (run[-1][-1].isdigit() or run[-1] == ")"):
-        return "*" if re.compile(r"\s*[$(]?\s*\.?[0-9]").match(text, end) else None
+        return "*" if _FACTOR_FOLLOWS.match(text, end) else None
     if kind != "sign":
         return None
     if token in _CURRENCY:
@@ -170,7 +172,7 @@ def _spoils(kind: str, token: str, text: str, end: int, glued: bool) -> bool:
             return False
         unknown = glued or token.startswith("\\") or _is_letter(token, text, end)
         return unknown or _is_mixed(token, text, end) or token.lower() in _HARD_WORDS
-    if token in _HARD_SIGNS:
+    if token in _HARD_SIGNS or token.isnumeric():  # such as ½
         return True
     following = text[end : end + 1]
     return token in ".:" and glued and following not in ("", " ", "\n", "\t", '"', ")", "]", "$", "*", "#", "<")
@@ -186,7 +188,7 @@ def _spoils_next(kind: str, token: str, text: str, end: int) -> bool:
         command = token.startswith("\\") and token not in _SOFT_COMMANDS
         letter = _is_letter(token, text, end) or _is_mixed(token, text, end)
         return letter or adjacent or command or token.lower() in _HARD_WORDS | _LABELS
-    return token in _SIGNS or token in "^_\\|" or (adjacent and token not in '"[#>;')
+    return token in _SIGNS or token in "^_\\|" or token.isnumeric() or (adjacent and token not in '"[#>;')
 
 
 def _is_letter(token: str, text: str, end: int) -> bool:
@@ -196,7 +198,7 @@ def _is_letter(token: str, text: str, end: int) -> bool:
 
 def _is_mixed(token: str, text: str, end: int) -> bool:
     """Whether `and` stands inside a mixed number: `= 1 and 1/3`."""
-    return token == "and" and re.compile(r" \$?\(?[0-9]").match(text, end) is not None
+    return token == "and" and _NUMBER_FOLLOWS.match(text, end) is not None
 
 
 def _sides(run: list[str]) -> list[list[str]]:
