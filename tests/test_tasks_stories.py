@@ -57,7 +57,7 @@ def test_every_story_is_solved_checked_and_small(seed, steps):
     for row in task.generate(20, seed):
         assert solve(row["prompt"]) == int(row["answer"])
         verdict = task.check(row["completion"], row)
-        assert verdict.correct and verdict.well_formed and task.steps_valid(row["completion"])
+        assert verdict.correct and verdict.well_formed and task.steps_valid(row["completion"], row)
         assert not task.check(row["completion"] + "1", row).correct
         numbers = [int(n) for n in re.findall("[0-9]+", row["prompt"] + row["completion"])]
         assert max(numbers) <= 99
@@ -86,7 +86,7 @@ def test_checks_ignore_spaces():
     task = StoriesTask()
     completion = "1 2 + 7 = 1 9 . 1 9 - 5 = 1 4 . #### 1 4"
     verdict = task.check(completion, {"answer": "14"})
-    assert verdict.correct and verdict.well_formed and task.steps_valid(completion)
+    assert verdict.correct and verdict.well_formed and task.steps_valid(completion, {})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_checks_ignore_spaces():
 )
 def test_right_for_the_wrong_reason(completion):
     task = StoriesTask()
-    assert not task.steps_valid(completion)
+    assert not task.steps_valid(completion, {})
     assert task.check(completion, {"answer": "4"}).correct == completion.endswith("#### 4")
 
 

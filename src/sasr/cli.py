@@ -1,4 +1,5 @@
-"""The command line: `sasr train`, `sasr compare`. Thin: it finds the settings, runs, and makes errors one line."""
+"""The command line: `sasr train`, `sasr compare`, `sasr exam`. Thin: it finds the settings, runs, and makes errors one
+line."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ _USAGE = """\
 usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
        sasr train --help | --help_all
        sasr compare --help
+       sasr exam --help
        sasr --version
 
 SFT warm-up, then SFT or GRPO at every step, decided from the training state (SASR, arXiv 2505.13026).
@@ -24,6 +26,7 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr train --config gsm8k         a recipe that comes with sasr, or your own YAML file
   sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
   sasr compare                      methods x seeds at an equal budget, with a table of what the difference is worth
+  sasr exam --model runs/stories-1  accuracy, pass@k, diversity and more of a run, a checkpoint or any other model
 """
 
 # Settings of TRL and transformers that most runs touch, in few words; the others are in --help_all.
@@ -94,9 +97,9 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
-    commands = {"train": _train, "compare": _compare}
+    commands = {"train": _train, "compare": _compare, "exam": _exam}
     if argv[0] not in commands:
-        raise InputError(f"unknown command {argv[0]!r}: the commands are train and compare (see sasr --help)")
+        raise InputError(f"unknown command {argv[0]!r}: the commands are train, compare and exam (see sasr --help)")
     return commands[argv[0]](argv[1:])
 
 
@@ -108,6 +111,16 @@ def _compare(argv: list[str]) -> int:
         return 0
     _quiet()
     return compare(argv)
+
+
+def _exam(argv: list[str]) -> int:
+    from .exam.command import USAGE, exam
+
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    _quiet()
+    return exam(argv)
 
 
 def _train(argv: list[str]) -> int:

@@ -13,10 +13,7 @@ from .tasks.loading import load_rows
 def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list[Row], list[Row], list[Row]]:
     """(training rows, rows of a separate demonstration file, held-out rows of the split that the exams use). Raises
     `InputError` for a task that lacks what the schedule needs."""
-    if config.data is None and task.generates:
-        rows, held_out = _generated(task, config, args.seed)
-    else:
-        rows, held_out = _loaded(task, config)
+    rows, held_out = _all_rows(task, config, args.seed)
     if config.train_rows is not None:
         rows = rows[: config.train_rows]
     if config.demonstration_rows is not None:
@@ -34,7 +31,22 @@ def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list
         raise InputError(
             f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"
         )
-    return rows, demonstrations, [row for row in held_out[config.exam_split] if row.get("answer") is not None]
+    return rows, demonstrations, _with_answer(held_out[config.exam_split])
+
+
+def held_out_rows(task: Task, config: TaskConfig, seed: int) -> list[Row]:
+    """The rows that a run with these settings examines its model on."""
+    return _with_answer(_all_rows(task, config, seed)[1][config.exam_split])
+
+
+def _all_rows(task: Task, config: TaskConfig, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
+    if config.data is None and task.generates:
+        return _generated(task, config, seed)
+    return _loaded(task, config)
+
+
+def _with_answer(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.get("answer") is not None]
 
 
 def _generated(task: Task, config: TaskConfig, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:

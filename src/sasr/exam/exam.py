@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from sasr.demonstrations import tokenize_prompts
 from sasr.errors import InputError
 from sasr.exam.generation import eos_ids_of, generate, untouched
+from sasr.exam.measures import by_difficulty, path_diversity, wrong_reason
 from sasr.exam.passk import bootstrap_interval, pass_at_k
 from sasr.tasks.base import Row, Task
 
@@ -51,8 +52,10 @@ class ExamResult:
         mean_completion_tokens (`float`): Tokens per completion, end-of-sequence token included.
         generated_tokens (`int`): Their sum.
         seconds (`float`): Wall-clock time of the exam, generation and judging.
-        completions (`list[dict]`): Per row `{prompt, answer, greedy, samples}`, where `greedy` and each entry of
-            `samples` is `{text, tokens, correct, well_formed, truncated, failure}`.
+        by_difficulty (`dict`), wrong_reason (`dict`), paths (`dict`): See [`sasr.exam.measures`].
+        completions (`list[dict]`): Per row `{prompt, answer, difficulty, greedy, samples}`, where `greedy` and each
+            entry of `samples` is `{text, tokens, correct, well_formed, truncated, failure, path, steps_valid}`. The
+            last two are what the task says of a correct completion, and `None` for others.
     """
 
     rows: int
@@ -67,6 +70,9 @@ class ExamResult:
     mean_completion_tokens: float
     generated_tokens: int
     seconds: float
+    by_difficulty: dict[str, dict[str, float | int | None]]
+    wrong_reason: dict[str, float | int | None]
+    paths: dict[str, Any]
     completions: list[Record] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +113,7 @@ def examine_rows(
     seed: int = 0,
     eos_token_ids: Sequence[int] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    keep_token_ids: bool = False,
     progress: Progress | None = None,
 ) -> list[Record]:
     """Generate and judge: the heavy part of an exam. Has no collective operations, so ranks may hold unequal shares.
@@ -125,6 +132,7 @@ def examine_rows(
         eos_token_ids (`Sequence[int]`, *optional*): Tokens that end a completion. By default those of the model's
             generation config and of the tokenizer, as in TRL.
         chat_template_kwargs (`Mapping`, *optional*): Passed to the chat template, as in `GRPOConfig`.
+        keep_token_ids (`bool`, *optional*, defaults to `False`): Whether completions have their `token_ids` too.
         progress (`Callable[[int, int], None]`, *optional*): Called after each batch with completions generated so
             far and in all.
 
@@ -178,6 +186,7 @@ def examine_rows(
         flat = [ids for of_row in completion_ids for ids in of_row]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
         verdicts = task.check_all(texts, [row for row in rows for _ in range(1 + samples)])
+    step = 1 + samples
     judged = [
         {
             "text": text,
@@ -186,19 +195,31 @@ def examine_rows(
             "well_formed": bool(verdict.well_formed),
             "truncated": ids[-1] not in eos_ids,
             "failure": verdict.failure,
+            **_reasoning(task, text, rows[i // step], verdict.correct),
+            **({"token_ids": ids} if keep_token_ids else {}),
         }
-        for ids, text, verdict in zip(flat, texts, verdicts, strict=True)
+        for i, (ids, text, verdict) in enumerate(zip(flat, texts, verdicts, strict=True))
     ]
-    step = 1 + samples
     return [
         {
             "prompt": row["prompt"],
             "answer": row["answer"],
+            "difficulty": row.get("difficulty"),
             "greedy": judged[i * step],
             "samples": judged[i * step + 1 : (i + 1) * step],
         }
         for i, row in enumerate(rows)
     ]
+
+
+def _reasoning(task: Task, text: str, row: Row, correct: bool) -> Record:
+    """Only of correct completions, the only ones that are looked at: on MATH it takes longer than the check."""
+    path = task.path(text, row) if correct else None
+    return {
+        # As text, because JSON has no tuples and lists cannot be counted.
+        "path": path if path is None or isinstance(path, str) else " ; ".join(path),
+        "steps_valid": task.steps_valid(text, row) if correct else None,
+    }
 
 
 def merge_records(parts: Sequence[Sequence[Record]]) -> list[Record]:
@@ -244,5 +265,8 @@ def summarise(records: Sequence[Record], samples: int, *, seconds: float = 0.0, 
         mean_completion_tokens=tokens / len(every),
         generated_tokens=tokens,
         seconds=seconds,
+        by_difficulty=by_difficulty(records),
+        wrong_reason=wrong_reason(records),
+        paths=path_diversity(records),
         completions=list(records),
     )

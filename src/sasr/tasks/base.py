@@ -84,6 +84,16 @@ class Task(ABC):
         None by default: such models cannot learn the task."""
         return []
 
+    def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | str | None:
+        """The way of reasoning that a completion takes, in a form in which equal ways are equal: what exams count as
+        different solutions of one problem. `None` where it cannot be told. Never raises on model output."""
+        return None
+
+    def steps_valid(self, completion: str, row: Mapping[str, Any]) -> bool | None:
+        """Whether the steps of a completion hold, whatever its answer: a right answer with a step that does not is
+        right for the wrong reason. `None` where it cannot be checked. Never raises on model output."""
+        return None
+
     def perturbers(self) -> Mapping[str, Perturber]:
         """How the rows of this task can be perturbed, by name. None by default."""
         return {}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from sasr.errors import InputError
 from sasr.tasks.base import Perturber, Row, Task, Verdict
+from sasr.tasks.equations import Equation, all_hold, find_equations, path_of
 from sasr.tasks.perturb import wording
 from sasr.tasks.text import leading_number, normalise_number, one_line, parse_number, required_text
 
@@ -58,6 +59,19 @@ class GSM8KTask(Task):
             return False
         last = completion.rstrip().rpartition("\n")[2].strip()
         return last.startswith(MARK) and parse_number(last[len(MARK) :]) is not None
+
+    def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The multiset of equations that the solution writes out (see [`sasr.tasks.equations`])."""
+        return path_of(_equations(completion))
+
+    def steps_valid(self, completion: str, row: Mapping[str, Any]) -> bool | None:
+        """Whether all equations of the solution are true; `None` if it has none that can be read."""
+        return all_hold(_equations(completion))
+
+
+def _equations(completion: str) -> list[Equation]:
+    steps, mark, _ = completion.rpartition(MARK)
+    return find_equations(_CALCULATOR.sub("", steps if mark else completion))
 
 
 def final_number(completion: str) -> Decimal | None:

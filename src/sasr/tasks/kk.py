@@ -19,6 +19,11 @@ _MARK = re.compile(re.escape(MARK), re.IGNORECASE)
 _STATEMENT = re.compile(
     r"(?P<number>\([0-9]+\) ?)?(?:(?:[0-9]+[.):]|-) ?)?(?P<name>.+?) is a (?P<role>knight|knave) ?[.,;]?", re.IGNORECASE
 )
+_STEP = (
+    r"(?:(?P<lead>assume|suppose|if|let's assume|so|then|thus|hence|therefore|and|but)(?: that)?,? )?"
+    r"(?P<name>{people}) (?P<verb>is|must be|has to be|cannot be|can't be|can not be|must not be|is not|isn't) "
+    r"an? (?P<role>knight|knave)\b"
+)
 # Longer than any statement, so that a line without end costs nothing.
 _LONGEST_LINE = 200
 
@@ -82,6 +87,25 @@ class KnightsKnavesTask(Task):
         statements = [_statement(line) for line in lines]
         one_mark = len(_MARK.findall(completion)) == 1
         return one_mark and bool(lines) and all(found is not None and found["number"] for found in statements)
+
+    def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The order in which roles are assumed, ruled out or concluded before `CONCLUSION:`, such as
+        `("assume zoey=knave", "zoey!=knight", "liam=knight")`. Their order counts: it is that of the deduction."""
+        people = [re.escape(name) for name in _parse_answer(row.get("answer") or "")]
+        if not people:
+            return None
+        step = re.compile(_STEP.format(people="|".join(people)), re.IGNORECASE)
+        # A role counts where it begins a clause; what somebody claims about another is no deduction.
+        text = " ".join(_MARK.split(completion)[0].replace("*", "").split())
+        clauses = (step.match(clause) for clause in re.split(r"(?<=[.,;:!?]) ", text))
+        return tuple(_deduction(found) for found in clauses if found) or None
+
+
+def _deduction(found: re.Match[str]) -> str:
+    verb = " ".join(found["verb"].lower().split())
+    sign = "!=" if "not" in verb or "n't" in verb else "="
+    assumed = "assume " if (found["lead"] or "").lower() in ("assume", "suppose", "if", "let's assume") else ""
+    return f"{assumed}{_key(found['name'])}{sign}{found['role'].lower()}"
 
 
 def _key(name: str) -> str:

@@ -28,13 +28,21 @@ def load_rows(task: Task, data: str | None = None, split: Literal["train", "test
         split (`str`, *optional*, defaults to `"train"`):
             `"train"` or `"test"`; local files hold whatever they hold.
     """
+    return [row for _, row in located_rows(task, data, split)]
+
+
+def located_rows(
+    task: Task, data: str | None = None, split: Literal["train", "test"] = "train"
+) -> list[tuple[str, Row]]:
+    """Like [`load_rows`], each row with the place it comes from, such as `rows.jsonl:12`."""
     if data is None:
         if task.generates:
-            return [_checked(row, f"generated row {i}", task) for i, row in enumerate(task.generate(split=split), 1)]
+            places = ((f"generated row {i}", row) for i, row in enumerate(task.generate(split=split), 1))
+            return [(where, _checked(row, where, task)) for where, row in places]
         if task.default_data is None:
             raise InputError(f"task {task.name} has no data of its own: give it a JSONL file or a Hub dataset as data")
         data = task.default_data
-    rows = [_to_row(task, record, where) for where, record in _records(task, data, split)]
+    rows = [(where, _to_row(task, record, where)) for where, record in _records(task, data, split)]
     if not rows:
         raise InputError(f"{data}: no records; give data that has at least one")
     return rows

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from sasr.errors import InputError
 from sasr.tasks.base import Perturber, Row, Task, Verdict
+from sasr.tasks.equations import all_hold, find_latex_equations, path_of
 from sasr.tasks.math_worker import MathVerifier
 from sasr.tasks.perturb import wording
 from sasr.tasks.text import count_boxed, keep_last_boxed, last_boxed, one_line, required_text, squeeze
@@ -78,6 +79,14 @@ class MathTask(Task):
 
     def well_formed(self, completion: str) -> bool:
         return count_boxed(completion) == 1 and bool(last_boxed(completion))
+
+    def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The multiset of equations between numbers (see [`sasr.tasks.equations`]): algebra is not seen."""
+        return path_of(find_latex_equations(completion))
+
+    def steps_valid(self, completion: str, row: Mapping[str, Any]) -> bool | None:
+        """Whether all equations between numbers are true; `None` without any, as in most solutions by algebra."""
+        return all_hold(find_latex_equations(completion))
 
 
 def _decide(expected: str, written: str) -> bool | None:

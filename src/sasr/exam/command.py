@@ -1,0 +1,162 @@
+"""`sasr exam` on the command line: find the model and the rows, check them, examine, print the figures."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from sasr.errors import InputError
+from sasr.exam.request import Request, read_request
+
+USAGE = """\
+usage: sasr exam --model MODEL [--task NAME] [--data FILE] [--rows N] [--n N] [--output_dir DIR] [...]
+
+The exam of sasr train for any model: accuracy, pass@k, diversity of correct solutions, right for the wrong reason.
+
+  sasr exam --model runs/stories-1                       on the rows that the run held out, with its limits
+  sasr exam --model runs/stories-1/checkpoint-300 --rows 500
+  sasr exam --model Qwen/Qwen2.5-0.5B-Instruct --task gsm8k --data test.jsonl
+  sasr exam --model runs/gsm8k-1 --initial_model Qwen/Qwen2.5-0.5B-Instruct --nll_task math --nll_data math.jsonl
+
+  --model MODEL        a directory, a hub name, a GGUF file; or a run of sasr train or a checkpoint in it, whose
+                       config.yaml then gives defaults: task, held-out rows, limits, dtype
+  --task NAME          stories, gsm8k, math, kk, jsonl, or your own as module:object
+  --data FILE          rows to ask, in file order; default: held out by the run, generated, or the Hub's test split
+  --rows N             at most so many rows [exam_rows of the run, or 200]
+  --n N                sampled completions of each row [exam_samples of the run, or 8]
+  --max_new_tokens N   longest completion [max_completion_length of the run, or 256]
+  --temperature T      of the sampled completions [that of the run, or 1.0]
+  --batch_size N       completions generated at a time [per_device_eval_batch_size of the run, or 64]
+  --seed N             of the sampling [that of the run, or 0]
+  --dtype TYPE         of the weights: float32, bfloat16, float16, auto [that of the run, or float32]
+  --initial_model M    measure entropy, and KL per token to this model, on the sampled completions
+  --entropy            measure the entropy alone
+  --nll_task NAME      measure the NLL of another task's demonstrations, in --nll_data FILE or generated
+  --output_dir DIR     where everything goes [exams/NAME-N]. The same command with the same directory goes on where it
+                       was stopped"""
+
+
+def exam(argv: list[str]) -> int:
+    """Returns the exit status: 0, or 130 / 143 after Ctrl-C / SIGTERM. Raises `InputError`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("sasr exam is one process: start it without torchrun")
+    request = read_request(argv)
+    directory = request.output_dir or _new_directory(request.model)
+    received: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _run(request, directory)
+    except KeyboardInterrupt:
+        again = argv if request.output_dir else [*argv, "--output_dir", str(directory)]
+        print(f"stopped; go on with: {shlex.join(['sasr', 'exam', *again])}", flush=True)
+        return 128 + (received[0] if received else signal.SIGINT)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _run(request: Request, directory: Path) -> None:
+    from sasr.checkpoints import digest_rows
+    from sasr.exam.questions import demonstrations, exam_rows, for_model
+    from sasr.exam.store import ExamDirectory, digest_of_model
+    from sasr.exam.view import ExamView
+    from sasr.models import load_tokenizer
+    from sasr.tasks import get_task
+
+    # Everything that can be wrong, cheapest first, before a model is loaded.
+    task = get_task(request.task)
+    names = [name for name in (request.model, request.initial_model) if name is not None]
+    for name in names:
+        _check_model(name)
+    rows = exam_rows(task, request)
+    others = demonstrations(request) if request.nll_task is not None else []
+    # The same names may stand for other rows and weights by the time that an exam goes on.
+    digests = {
+        "rows_digest": digest_rows(rows),
+        "nll_digest": digest_rows(others),
+        "weights_digest": [digest_of_model(name) for name in names],
+    }
+    store = ExamDirectory(directory, {**request.settings(), **digests})
+    figures = store.check()
+    tokenizers = [load_tokenizer(name, tokenizer_texts=task.vocabulary_texts() or None) for name in names]
+    if request.initial_model is not None:
+        from sasr.exam.scoring import check_same_tokens
+
+        check_same_tokens(tokenizers[0], tokenizers[1], request.initial_model)
+    templated = tokenizers[0].chat_template is not None
+    rows, others = (for_model(part, request.model, templated) for part in (rows, others))
+    with ExamView() as view:
+        asked = f"{request.model} on {request.task}: {len(rows)} rows, {request.n} sampled and 1 greedy completion each"
+        view.message(f"{asked}; all of it goes to {directory}" if figures is None else f"{asked}; done before")
+        if figures is None:
+            figures = _examine(request, task, rows, others, store, view)
+    _show(view, directory, figures)
+
+
+def _examine(request: Request, task: Any, rows: list, others: list, store: Any, view: Any) -> dict[str, Any]:
+    import torch
+
+    from sasr.exam.examiner import Examiner
+
+    started = time.monotonic()
+    examiner = Examiner(request, task)
+    examiner.check(rows)
+    size, per_row = request.block, 1 + request.n
+    records = store.open(rows, request.n, size)
+    if records:
+        view.message(f"going on after {len(records)} rows")
+    view.start(len(rows) * per_row, len(records) * per_row)
+    for first in range(len(records), len(rows), size):
+
+        def progress(new: int, total: int, before: int = first * per_row) -> None:
+            view.update(before + new)
+
+        try:
+            block = examiner.examine(rows[first : first + size], first // size, progress)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"not enough memory for {request.batch_size} completions at a time: lower batch_size, with another "
+                "output_dir, since other batches draw other samples"
+            ) from None
+        store.append(block, first)
+        records += block
+    figures = examiner.figures(records, others, time.monotonic() - started)
+    store.finish(figures)
+    return figures
+
+
+def _show(view: Any, directory: Path, figures: dict[str, Any]) -> None:
+    from sasr.exam.store import COMPLETIONS_FILE, EXAM_FILE
+    from sasr.exam.view import figure_rows
+
+    view.table(figure_rows(figures))
+    files = directory / EXAM_FILE, directory / COMPLETIONS_FILE
+    view.message(f"done: every figure is in {files[0]}, every completion in {files[1]}")
+
+
+def _check_model(name: str) -> None:
+    from sasr.checkpoints import last_checkpoint
+    from sasr.models import check_model
+
+    path = Path(name).expanduser()
+    last = last_checkpoint(path) if path.is_dir() and not (path / "config.json").is_file() else None
+    if last is not None and not (path / "adapter_config.json").is_file():
+        raise InputError(f"model {name!r}: the run has not ended, name one of its checkpoints, such as {last}")
+    check_model(name)
+
+
+def _new_directory(model: str) -> Path:
+    path = Path(model)
+    name = f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint-") else path.name or "model"
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return next(p for n in range(1, 10**6) if not (p := Path("exams") / f"{name}-{n}").exists())

@@ -1,0 +1,133 @@
+"""The heavy half of `sasr exam`: the loaded models, one block of rows at a time, and the figures of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
+from sasr.errors import InputError
+from sasr.exam import measures
+from sasr.exam.exam import examine_rows, summarise
+from sasr.exam.generation import eos_ids_of
+from sasr.exam.request import Request
+from sasr.exam.scoring import mean_per_token, nll_per_token, score
+from sasr.exam.store import block_seed
+from sasr.models import load_model
+from sasr.tasks.base import Row, Task
+
+Record = dict[str, Any]
+
+
+class Examiner:
+    """Holds the models of a request.
+
+    Args:
+        request ([`Request`]): What to do.
+        task ([`Task`]): Judges the completions.
+    """
+
+    def __init__(self, request: Request, task: Task):
+        self.request, self.task = request, task
+        self.model, self.tokenizer = self._load(request.model)
+        self.initial = self._load(request.initial_model)[0] if request.initial_model is not None else None
+        self.template: dict[str, Any] = dict((request.run or {}).get("chat_template_kwargs") or {})
+        # Like the rollouts of training, completions end with the chat template's end of turn too.
+        end = end_of_turn_id(self.tokenizer)
+        self.eos_ids = eos_ids_of(self.model, self.tokenizer)
+        if end is not None and end not in self.eos_ids:
+            self.eos_ids = [*self.eos_ids, end]
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise `InputError` for what only the loaded models tell, before the first completion."""
+        config = self.model.config.get_text_config()
+        if self.initial is not None and self.initial.config.get_text_config().vocab_size != config.vocab_size:
+            raise InputError(
+                f"initial_model {self.request.initial_model} has another number of output tokens than the examined "
+                "model: take the one that the training started from"
+            )
+        positions = getattr(config, "max_position_embeddings", None)
+        prompts = tokenize_prompts([row["prompt"] for row in rows], self.tokenizer, **self.template)
+        longest = max(len(ids) for ids in prompts)
+        if positions is not None and longest + self.request.max_new_tokens > positions:
+            raise InputError(
+                f"a prompt has {longest} tokens, which with max_new_tokens ({self.request.max_new_tokens}) is more "
+                f"than the {positions} positions of the model: lower max_new_tokens, or leave the row out"
+            )
+
+    def examine(self, rows: Sequence[Row], block: int, progress: Callable[[int, int], None]) -> list[Record]:
+        """The records of one block of rows, whichever blocks came before."""
+        request = self.request
+        records = examine_rows(
+            self.model,
+            self.tokenizer,
+            self.task,
+            rows,
+            samples=request.n,
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            batch_size=request.batch_size,
+            seed=block_seed(request.seed, block),
+            eos_token_ids=self.eos_ids,
+            chat_template_kwargs=self.template,
+            keep_token_ids=request.scores,
+            progress=progress,
+        )
+        if request.scores:
+            self._add_scores(records)
+        return records
+
+    def figures(self, records: Sequence[Record], others: Sequence[Row], seconds: float) -> dict[str, Any]:
+        """Everything that is measured, JSON-safe; `others` are the demonstrations whose NLL is wanted."""
+        result = summarise(records, self.request.n, seconds=seconds)
+        samples = [sample for record in records for sample in record["samples"]]
+        tokens = [sample["tokens"] for sample in samples]
+        means = {
+            name: mean_per_token([sample[name] for sample in samples], tokens) if name in samples[0] else None
+            for name in ("entropy", "kl")
+        }
+        return {
+            **result.to_dict(),
+            "gain": measures.gain(result.pass_at),
+            "text": measures.text_diversity(records),
+            "lengths": measures.lengths(records),
+            **means,
+            "nll": self._nll(others) if others else None,
+        }
+
+    def _load(self, name: str) -> tuple[Any, Any]:
+        texts = self.task.vocabulary_texts() or None
+        model, tokenizer = load_model(name, dtype=self.request.dtype, tokenizer_texts=texts)
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return model.to(device).eval(), tokenizer
+
+    def _add_scores(self, records: Sequence[Record]) -> None:
+        """Entropy and KL of each sampled completion; the token ids, which nobody reads, go."""
+        prompts = tokenize_prompts([record["prompt"] for record in records], self.tokenizer, **self.template)
+        pairs = [(ids, sample) for ids, record in zip(prompts, records, strict=True) for sample in record["samples"]]
+        completions = [Demonstration(list(ids), sample["token_ids"]) for ids, sample in pairs]
+        scores = score(self.model, completions, self.eos_ids[0], self.initial)
+        for (_, sample), found in zip(pairs, scores, strict=True):
+            sample.update({name: value for name, value in found.items() if name != "nll"})
+        for record in records:
+            for completion in (record["greedy"], *record["samples"]):
+                del completion["token_ids"]
+
+    def _nll(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        demonstrations = tokenize_demonstrations(
+            rows,
+            self.tokenizer,
+            lambda prompts: tokenize_prompts(prompts, self.tokenizer, **self.template),
+            self.eos_ids,
+            **self.template,
+        )
+        pad_id, initial = self.eos_ids[0], self.initial
+        return {
+            "task": self.request.nll_task,
+            "rows": len(demonstrations),
+            "tokens": sum(len(d.completion_ids) for d in demonstrations),
+            "per_token": nll_per_token(self.model, demonstrations, pad_id),
+            "initial_per_token": None if initial is None else nll_per_token(initial, demonstrations, pad_id),
+        }

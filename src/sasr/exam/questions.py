@@ -1,0 +1,62 @@
+"""The rows that `sasr exam` asks, and the demonstrations whose NLL it measures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sasr.errors import InputError
+from sasr.exam.request import Request
+from sasr.rows import held_out_rows
+from sasr.task_config import TaskConfig
+from sasr.tasks import get_task
+from sasr.tasks.base import Row, Task
+from sasr.tasks.loading import as_conversation, located_rows
+
+
+def exam_rows(task: Task, request: Request) -> list[Row]:
+    """At most `request.rows` rows, in a fixed order. Raises `InputError` for one without an answer, naming its line."""
+    if request.held_out:
+        rows = [("a row that the run held out", row) for row in _held_out(task, request)]
+    elif request.data is None and task.generates:
+        rows = [(f"generated row {i}", row) for i, row in enumerate(task.generate(request.rows, None, "test"), 1)]
+    else:
+        rows = located_rows(task, request.data, "test")
+    for where, row in rows[: request.rows]:
+        if row.get("answer") is None:
+            raise InputError(f"{where}: no answer, so a completion cannot be judged: add it, or leave the row out")
+    return [row for _, row in rows[: request.rows]]
+
+
+def _held_out(task: Task, request: Request) -> list[Row]:
+    run = request.run or {}
+    config = TaskConfig(**{key: run[key] for key in TaskConfig.__dataclass_fields__ if run.get(key) is not None})
+    if config.exam_split == "test" and (config.exam_data is not None or (config.data is None and task.generates)):
+        # These rows are no training rows, however many they are; others were set apart only as far as exam_rows goes.
+        config = replace(config, exam_rows=request.rows)
+    rows = held_out_rows(task, config, int(run.get("seed", 42)))
+    if not rows:
+        raise InputError(f"the run of {request.model} held out no rows: give --data")
+    return rows
+
+
+def demonstrations(request: Request) -> list[Row]:
+    """The first `request.rows` rows of `nll_task` that have a worked solution."""
+    assert request.nll_task is not None
+    task = get_task(request.nll_task)
+    if request.nll_data is None and task.generates:
+        rows = task.generate(request.rows, None, "test")
+    else:
+        rows = [row for _, row in located_rows(task, request.nll_data, "test")]
+    rows = [row for row in rows if row.get("completion")][: request.rows]
+    if not rows:
+        raise InputError(f"nll_task {request.nll_task}: no row has a worked solution (completion): give other nll_data")
+    return rows
+
+
+def for_model(rows: list[Row], name: str, has_chat_template: bool) -> list[Row]:
+    """The rows in the form that training gives a model: conversations if its tokenizer has a chat template."""
+    if has_chat_template:
+        return [row if isinstance(row["prompt"], list) else as_conversation(row) for row in rows]
+    if any(isinstance(row["prompt"], list) for row in rows):
+        raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
+    return rows

@@ -1,0 +1,153 @@
+"""What `sasr exam` is asked to do: flags over the settings of the run that the model comes from over defaults."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sasr.errors import InputError, did_you_mean, unknown
+
+CONFIG_FILE = "config.yaml"  # of a run of sasr train
+_DEFAULTS: dict[str, Any] = {
+    "rows": 200,
+    "n": 8,
+    "max_new_tokens": 256,
+    "temperature": 1.0,
+    "batch_size": 64,
+    "seed": 0,
+    "dtype": "float32",
+}
+# What sasr train calls it, and what it takes where config.yaml is silent.
+_NAMES_OF_RUNS = {
+    "rows": "exam_rows",
+    "n": "exam_samples",
+    "max_new_tokens": "max_completion_length",
+    "temperature": "temperature",
+    "batch_size": "per_device_eval_batch_size",
+    "seed": "seed",
+    "dtype": "dtype",
+}
+_DTYPES = ("float32", "bfloat16", "float16", "auto")
+_KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}
+_TEXTS = ("model", "task", "data", "dtype", "initial_model", "nll_task", "nll_data", "output_dir")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The settings of one exam. All but `output_dir` and `run` decide its result.
+
+    Args:
+        model (`str`): Directory, GGUF file or hub name of the model.
+        task (`str`), data (`str`, *optional*): What to ask. Without `data` the rows that the run held out, those that
+            the task generates, or the test split of its dataset on the Hub.
+        rows (`int`), n (`int`): Rows, and sampled completions of each.
+        max_new_tokens (`int`), temperature (`float`): Of the completions.
+        batch_size (`int`): Completions generated at a time; another one draws other samples.
+        seed (`int`): Of the sampling.
+        dtype (`str`): Type of the weights.
+        initial_model (`str`, *optional*): What to measure the KL from.
+        entropy (`bool`): Whether to measure the entropy without `initial_model`.
+        nll_task (`str`, *optional*), nll_data (`str`, *optional*): Demonstrations to measure the NLL of.
+        output_dir (`Path`, *optional*): Where everything goes.
+        run (`dict`, *optional*): Settings of the run of `sasr train` that the model comes from.
+    """
+
+    model: str
+    task: str
+    data: str | None
+    rows: int
+    n: int
+    max_new_tokens: int
+    temperature: float
+    batch_size: int
+    seed: int
+    dtype: str
+    initial_model: str | None
+    entropy: bool
+    nll_task: str | None
+    nll_data: str | None
+    output_dir: Path | None
+    run: dict[str, Any] | None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the rows are those that the run held out from its training."""
+        return self.run is not None and self.data is None and self.task == str(self.run.get("task", "stories"))
+
+    @property
+    def block(self) -> int:
+        """Rows that are examined and written together: enough to fill a few batches, few enough to lose little."""
+        return max(1, min(self.batch_size, 4 * self.batch_size // self.n))
+
+    @property
+    def scores(self) -> bool:
+        """Whether the completions are looked at token by token."""
+        return self.entropy or self.initial_model is not None
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, JSON-safe."""
+        values = asdict(self)
+        del values["output_dir"], values["run"]
+        return values
+
+
+class _Flags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def read_request(argv: list[str]) -> Request:
+    """The request that flags make. Raises `InputError` for the first one that cannot be used."""
+    given = _flags(argv)
+    if given.get("model") is None:
+        raise InputError("no model: give --model a directory, a GGUF file, a hub name or a run of sasr train")
+    run = run_settings(given["model"])
+    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | {"entropy": False} | _DEFAULTS
+    if run is not None:
+        values["task"] = str(run.get("task", "stories"))
+        values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}
+    values |= given
+    if values["task"] is None:
+        raise InputError(f"no task: give --task ({given['model']} is not a run of sasr train, which would name one)")
+    for name in ("rows", "n", "max_new_tokens", "batch_size"):
+        if not isinstance(values[name], int) or values[name] < 1:
+            raise InputError(f"{name} is {values[name]}: it must be 1 or more")
+    if not (values["temperature"] > 0 and math.isfinite(values["temperature"])):
+        raise InputError(f"temperature is {values['temperature']}: it must be above 0 (greedy decoding is done anyway)")
+    if values["nll_data"] is not None and values["nll_task"] is None:
+        raise InputError("nll_data needs nll_task: the task whose demonstrations the file holds")
+    values["output_dir"] = None if values["output_dir"] is None else Path(values["output_dir"])
+    values["dtype"] = str(values["dtype"]).removeprefix("torch.")
+    if values["dtype"] not in _DTYPES:
+        raise unknown("dtype", values["dtype"], _DTYPES)
+    return Request(**values, run=run)
+
+
+def run_settings(model: str) -> dict[str, Any] | None:
+    """The settings of the run of `sasr train` whose directory, or a checkpoint in which, `model` is; else `None`."""
+    path = Path(model).expanduser()
+    inside = path.name.startswith("checkpoint-") or path.name == "initial_model"
+    for directory in (path, path.parent) if inside else (path,):
+        if (directory / CONFIG_FILE).is_file():
+            from sasr.parsing import read_recipe
+
+            found = read_recipe(str(directory / CONFIG_FILE))
+            return found if "task" in found or "schedule" in found else None
+    return None
+
+
+def _flags(argv: list[str]) -> dict[str, Any]:
+    parser = _Flags(prog="sasr exam", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in _TEXTS:
+        parser.add_argument(f"--{name}")
+    for name, kind in _KINDS.items():
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--entropy", action="store_true")
+    namespace, rest = parser.parse_known_args(argv)
+    if rest:
+        flag = rest[0].split("=")[0]
+        raise InputError(f"unknown argument {flag}{did_you_mean(flag, parser._option_string_actions)}")
+    return vars(namespace)

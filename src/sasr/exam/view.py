@@ -1,0 +1,135 @@
+"""The terminal view of `sasr exam`: a bar while it runs, the figures at the end; plain lines without a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sasr.compare.view import columns
+from sasr.live import format_duration
+
+_PLAIN_SECONDS = 30.0
+
+
+class ExamView:
+    """Shows an exam; use as a context manager, which ends the display on every way out.
+
+    Args:
+        console (`rich.console.Console`, *optional*): Where to write; standard output by default.
+        clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Seconds.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        self._console = console if console is not None else Console()
+        self._clock = clock
+        self._rich = (
+            self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.options.ascii_only
+        )
+        self._live: Live | None = None
+        self._total = self._done = self._first = 0
+        self._started = self._printed_at = clock()
+
+    def __enter__(self) -> ExamView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def start(self, total: int, done: int) -> None:
+        """Begin to count completions, of which `done` are from an earlier start."""
+        self._total, self._done, self._first = total, done, done
+        self._started = self._printed_at = self._clock()
+        if self._rich:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def update(self, done: int) -> None:
+        """Show that so many completions are there."""
+        self._done = done
+        now = self._clock()
+        if not self._rich and (done >= self._total or now - self._printed_at >= _PLAIN_SECONDS):
+            self._printed_at = now
+            self._print(self._state())
+
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        text = "".join(c for c in text if c.isprintable())
+        if self._rich:
+            self._console.print(Text(text))
+        else:
+            self._print(text)
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Rows of equal length, the first one the heading."""
+        if not self._rich:
+            for line in columns(rows):
+                self._print(line)
+            return
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for i, title in enumerate(rows[0]):
+            table.add_column(Text(title), no_wrap=True, justify="right" if i else "left", style="" if i else "bold")
+        for row in rows[1:]:
+            table.add_row(*(Text(cell) for cell in row))
+        self._console.print(table)
+
+    def _print(self, line: str) -> None:
+        encoding = getattr(self._console.file, "encoding", None) or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding), file=self._console.file, flush=True)
+
+    def _state(self) -> str:
+        new, seconds = self._done - self._first, self._clock() - self._started
+        state = f"{self._done}/{self._total} completions"
+        if not new or seconds <= 0:
+            return state
+        left = (self._total - self._done) * seconds / new
+        pace = f"{new / seconds:.1f} a second" if new >= seconds else f"{seconds / new:.1f} s each"
+        return f"{state}  {pace}" + (f"  {format_duration(left)} left" if left else "")
+
+    def _render(self) -> Text:
+        tail = f" {self._state()}"
+        cells = max(0, self._console.width - len(tail))
+        filled = int(cells * self._done / self._total) if self._total else 0
+        bar = Text.assemble(("━" * filled, "green"), ("─" * (cells - filled), "bright_black"), tail)
+        bar.no_wrap = True
+        return bar
+
+
+def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The figures of an exam as (name, value, 95% interval); what was not measured is left out."""
+    rows = [("measure", "value", "95% interval")]
+
+    def add(name: str, value: Any, interval: Sequence[float] | None = None) -> None:
+        if value is not None:
+            shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+            rows.append((name, shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""))
+
+    add("greedy accuracy", figures["greedy_accuracy"], figures["greedy_interval"])
+    for k, value in figures["pass_at"].items():
+        add(f"pass@{k}", value, figures["pass_at_intervals"][k])
+    for level, group in figures["by_difficulty"].items():
+        add(f"  pass@1 at difficulty {level} ({group['rows']} rows)", group["pass_at_1"])
+    gain, paths, words, reason = (figures[key] for key in ("gain", "paths", "text", "wrong_reason"))
+    add(f"pass@{gain['k']} - pass@1", gain["gain"])
+    add(f"right for the wrong reason (of {reason['checked']} checked)", reason["rate"])
+    for name, group in (("correct samples", paths), ("those with valid steps", paths["valid"])):
+        add(f"distinct paths of {name} ({group['problems']} problems)", group["distinct"])
+        add("  share of pairs that differ", group["pairs_differ"])
+    for name, title in (("distinct_1", "distinct-1"), ("distinct_2", "distinct-2"), ("self_bleu", "self-BLEU")):
+        add(f"{title} of correct samples ({words['problems']} problems)", words[name])
+    add("entropy, nats a token", figures["entropy"])
+    add("KL to the initial model, nats a token", figures["kl"])
+    if nll := figures["nll"]:
+        add(f"NLL of {nll['task']}, nats a token ({nll['rows']} rows)", nll["per_token"])
+        add("  of the initial model", nll["initial_per_token"])
+    add("tokens of a sampled completion", figures["lengths"]["sampled"])
+    for name in ("format_rate", "truncation_rate", "verifier_failures"):
+        add(name.replace("_", " "), figures[name])
+    return rows
