@@ -69,7 +69,7 @@ def test_every_perturbed_story_is_right(kind, seed, steps, split):
         if other is None:
             continue
         assert simulate(other["prompt"]) == int(other["answer"])
-        assert task.check(other["completion"], other).correct and task.steps_valid(other["completion"])
+        assert task.check(other["completion"], other).correct and task.steps_valid(other["completion"], other)
         assert other["original_prompt"] == row["prompt"] != other["prompt"]
         assert set(other) == {*row, "original_prompt"} and other["difficulty"] == row["difficulty"] == steps
         assert known.issuperset(pieces(other["prompt"]) + pieces(other["completion"]))
