@@ -368,3 +368,55 @@ def test_plain_progress_has_pace_and_time_left(capsys):
         "40/100 completions  2.2 s each  2m15s left",
         "100/100 completions  1.0 a second",
     ]
+
+
+SWAP = """
+from sasr.tasks.jsonl import JsonlTask
+
+
+class Swap(JsonlTask):
+    name = "swap"
+
+    def perturbers(self):
+        return {"swap": self.swap}
+
+    def swap(self, row, rng):
+        a, _, b = row["prompt"].rstrip("=").partition("+")
+        return {"prompt": f"{b}+{a}="} if a != b else None
+"""
+
+
+def test_rows_asked_in_another_form(place, capsys):
+    """All rows but those of equal numbers once more; the figures of the original rows count these alone."""
+    (place / "swap.py").write_text(SWAP)
+    command = ["exam", *EXAM, "--task", "swap.py:Swap", "--perturb", "all", "--output_dir", "perturbed"]
+    assert sasr.cli.main(command) == 0
+    figures = content(place / "perturbed")["figures"]
+    records = [json.loads(line) for line in (place / "perturbed" / "completions.jsonl").read_text().splitlines()]
+    changed = [record for record in records if record.get("perturbation") == "swap"]
+    unequal = [i for i, row in enumerate(toy.rows(ROWS)) if row["prompt"][0] != row["prompt"][2]]
+    assert [record["original"] for record in changed] == unequal and len(records) == ROWS + len(unequal)
+    for record in changed:
+        a, b = records[record["original"]]["prompt"][:-1].split("+")
+        assert record["prompt"] == f"{b}+{a}=" and record["answer"] == records[record["original"]]["answer"]
+    group = figures["robustness"]["swap"]
+    assert (figures["rows"], group["rows"]) == (ROWS, len(unequal))
+    rate = sum(sample["correct"] for record in changed for sample in record["samples"]) / (4 * len(changed))
+    assert group["pass_at_1"] == pytest.approx(rate)
+    assert "pass@1 perturbed by swap" in capsys.readouterr().out
+    assert sasr.cli.main(command) == 0 and "done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--task", "swap.py:Swap", "--perturb", "swop"], "unknown perturbation of task swap 'swop'"),
+        (["--perturb", "names"], "task jsonl has no perturbations"),
+        (["--perturb", "all"], "task jsonl knows no perturbation"),
+        (["--perturb"], "expected at least one argument"),
+    ],
+)
+def test_perturbations_that_there_are_not(place, capsys, flags, named):
+    (place / "swap.py").write_text(SWAP)
+    assert sasr.cli.main(["exam", *EXAM, *flags, "--output_dir", "none"]) == 2
+    assert named in capsys.readouterr().err and not (place / "none").exists()

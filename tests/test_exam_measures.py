@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sasr.exam import measures
 from sasr.exam.diversity import distinct_n, ngrams, self_bleu, words_of
 from sasr.exam.exam import summarise
 from sasr.exam.measures import by_difficulty, gain, lengths, path_diversity, text_diversity, wrong_reason
@@ -130,3 +131,25 @@ def test_they_are_part_of_the_result():
     for sample in bare[0]["samples"]:
         del sample["path"], sample["steps_valid"]
     assert summarise(bare, 2).paths["problems"] == 0, "records of older exams"
+
+
+def test_robustness_by_hand():
+    """Two of three rows fit the perturbation; they had 1/2 and 1, and have 0 and 1/2."""
+
+    def record(hits, **more):
+        return {"samples": [{"correct": hit} for hit in hits], **more}
+
+    records = [record([1, 0]), record([0, 0]), record([1, 1])]
+    records += [
+        record([0, 0], perturbation="names", original=0),
+        record([1, 0], perturbation="names", original=2),
+        record([1, 1], perturbation="order", original=1),
+    ]
+    found = measures.robustness(records)
+    assert list(found) == ["names", "order"]
+    names = found["names"]
+    assert (names["rows"], names["pass_at_1"], names["original_pass_at_1"]) == (2, 0.25, 0.75)
+    assert names["difference"] == -0.5 and names["ratio"] == pytest.approx(1 / 3)
+    assert names["difference_interval"] == [-0.5, -0.5]
+    assert found["order"]["ratio"] is None, "no original was solved"
+    assert measures.robustness(records[:3]) == {}

@@ -33,6 +33,7 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
   --batch_size N       completions generated at a time [per_device_eval_batch_size of the run, or 64]
   --seed N             of the sampling [that of the run, or 0]
   --dtype TYPE         of the weights: float32, bfloat16, float16, auto [that of the run, or float32]
+  --perturb KIND ...   ask the rows in another form too, whose answer is known: names, numbers, order, ..., or all
   --initial_model M    measure entropy, and KL per token to this model, on the sampled completions
   --entropy            measure the entropy alone
   --nll_task NAME      measure the NLL of another task's demonstrations, in --nll_data FILE or generated
@@ -67,7 +68,7 @@ def exam(argv: list[str]) -> int:
 
 def _run(request: Request, directory: Path) -> None:
     from sasr.checkpoints import digest_rows
-    from sasr.exam.questions import demonstrations, exam_rows, for_model
+    from sasr.exam.questions import demonstrations, exam_rows, for_model, perturbed_rows
     from sasr.exam.store import ExamDirectory, digest_of_model
     from sasr.exam.view import ExamView
     from sasr.models import load_tokenizer
@@ -79,6 +80,10 @@ def _run(request: Request, directory: Path) -> None:
     for name in names:
         _check_model(name)
     rows = exam_rows(task, request)
+    if request.perturb:
+        if "all" in request.perturb and not task.perturbations():
+            raise InputError(f"task {task.name} knows no perturbation: leave --perturb out")
+        rows += perturbed_rows(task, rows, request.perturb)
     others = demonstrations(request) if request.nll_task is not None else []
     # The same names may stand for other rows and weights by the time that an exam goes on.
     digests = {

@@ -77,10 +77,14 @@ class Examiner:
         )
         if request.scores:
             self._add_scores(records)
+        for row, record in zip(rows, records, strict=True):
+            record.update({name: row[name] for name in ("perturbation", "original") if name in row})
         return records
 
     def figures(self, records: Sequence[Record], others: Sequence[Row], seconds: float) -> dict[str, Any]:
         """Everything that is measured, JSON-safe; `others` are the demonstrations whose NLL is wanted."""
+        robustness = measures.robustness(records)
+        records = [record for record in records if "perturbation" not in record]
         result = summarise(records, self.request.n, seconds=seconds)
         samples = [sample for record in records for sample in record["samples"]]
         tokens = [sample["tokens"] for sample in samples]
@@ -93,6 +97,7 @@ class Examiner:
             "gain": measures.gain(result.pass_at),
             "text": measures.text_diversity(records),
             "lengths": measures.lengths(records),
+            "robustness": robustness,
             **means,
             "nll": self._nll(others) if others else None,
         }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sasr.exam.diversity import distinct_n, self_bleu
+from sasr.exam.passk import bootstrap_interval
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -88,6 +89,29 @@ def gain(pass_at: Mapping[int, float]) -> dict[str, float | int | None]:
     """pass@k - pass@1 for the largest `k` there is: what more samples add, 0 where all samples of a problem agree."""
     k = max(pass_at, default=1)
     return {"k": k, "gain": pass_at[k] - pass_at[1] if k > 1 else None}
+
+
+def robustness(records: Records) -> dict[str, dict[str, Any]]:
+    """For each kind of perturbation, over the rows that it fits: `rows`, `pass_at_1` of the perturbed rows with its 95%
+    bootstrap `interval`, `original_pass_at_1` of the rows they were made from, their `difference` (perturbed minus
+    original, paired) with its `difference_interval`, and `ratio`, `None` where no original was solved."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(record["perturbation"] for record in records if "perturbation" in record):
+        changed = [record for record in records if record.get("perturbation") == kind]
+        now, before = (
+            np.array([np.mean([sample["correct"] for sample in record["samples"]]) for record in group])
+            for group in (changed, [records[record["original"]] for record in changed])
+        )
+        found[kind] = {
+            "rows": len(changed),
+            "pass_at_1": float(now.mean()),
+            "interval": list(bootstrap_interval(now)),
+            "original_pass_at_1": float(before.mean()),
+            "difference": float((now - before).mean()),
+            "difference_interval": list(bootstrap_interval(now - before)),
+            "ratio": float(now.mean() / before.mean()) if before.any() else None,
+        }
+    return found
 
 
 def _correct(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sasr.errors import InputError
@@ -11,6 +12,7 @@ from sasr.task_config import TaskConfig
 from sasr.tasks import get_task
 from sasr.tasks.base import Row, Task
 from sasr.tasks.loading import as_conversation, located_rows
+from sasr.tasks.perturb import perturbed
 
 
 def exam_rows(task: Task, request: Request) -> list[Row]:
@@ -25,6 +27,17 @@ def exam_rows(task: Task, request: Request) -> list[Row]:
         if row.get("answer") is None:
             raise InputError(f"{where}: no answer, so a completion cannot be judged: add it, or leave the row out")
     return [row for _, row in rows[: request.rows]]
+
+
+def perturbed_rows(task: Task, rows: list[Row], kinds: Sequence[str]) -> list[Row]:
+    """The rows perturbed by each kind in turn (`all`: by every kind of the task): `perturbation` names the kind, and
+    `original` is the place in `rows` of the row it was made from. A row that a kind does not fit is left out."""
+    place = {id(row): i for i, row in enumerate(rows)}
+    return [
+        {**changed, "perturbation": kind, "original": place[id(original)]}
+        for kind in (task.perturbations() if "all" in kinds else kinds)
+        for original, changed in perturbed(task, rows, kind)
+    ]
 
 
 def _held_out(task: Task, request: Request) -> list[Row]:

@@ -50,6 +50,7 @@ class Request:
         dtype (`str`): Type of the weights.
         initial_model (`str`, *optional*): What to measure the KL from.
         entropy (`bool`): Whether to measure the entropy without `initial_model`.
+        perturb (`tuple[str, ...]`): Kinds of perturbation that the rows are asked in too.
         nll_task (`str`, *optional*), nll_data (`str`, *optional*): Demonstrations to measure the NLL of.
         output_dir (`Path`, *optional*): Where everything goes.
         run (`dict`, *optional*): Settings of the run of `sasr train` that the model comes from.
@@ -67,6 +68,7 @@ class Request:
     dtype: str
     initial_model: str | None
     entropy: bool
+    perturb: tuple[str, ...]
     nll_task: str | None
     nll_data: str | None
     output_dir: Path | None
@@ -91,7 +93,7 @@ class Request:
         """What decides the result, JSON-safe."""
         values = asdict(self)
         del values["output_dir"], values["run"]
-        return values
+        return {**values, "perturb": list(self.perturb)}
 
 
 class _Flags(argparse.ArgumentParser):
@@ -105,7 +107,7 @@ def read_request(argv: list[str]) -> Request:
     if given.get("model") is None:
         raise InputError("no model: give --model a directory, a GGUF file, a hub name or a run of sasr train")
     run = run_settings(given["model"])
-    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | {"entropy": False} | _DEFAULTS
+    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | {"entropy": False, "perturb": ()} | _DEFAULTS
     if run is not None:
         values["task"] = str(run.get("task", "stories"))
         values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}
@@ -119,6 +121,7 @@ def read_request(argv: list[str]) -> Request:
         raise InputError(f"temperature is {values['temperature']}: it must be above 0 (greedy decoding is done anyway)")
     if values["nll_data"] is not None and values["nll_task"] is None:
         raise InputError("nll_data needs nll_task: the task whose demonstrations the file holds")
+    values["perturb"] = tuple(dict.fromkeys(values["perturb"]))
     values["output_dir"] = None if values["output_dir"] is None else Path(values["output_dir"])
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
     if values["dtype"] not in _DTYPES:
@@ -146,6 +149,7 @@ def _flags(argv: list[str]) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--entropy", action="store_true")
+    parser.add_argument("--perturb", nargs="+")
     namespace, rest = parser.parse_known_args(argv)
     if rest:
         flag = rest[0].split("=")[0]

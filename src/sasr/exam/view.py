@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sasr.compare.view import columns
-from sasr.live import format_duration
+from sasr.live import can_redraw, format_duration
 
 _PLAIN_SECONDS = 30.0
 
@@ -28,9 +28,7 @@ class ExamView:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self._console = console if console is not None else Console()
         self._clock = clock
-        self._rich = (
-            self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.options.ascii_only
-        )
+        self._rich = can_redraw(self._console)
         self._live: Live | None = None
         self._total = self._done = self._first = 0
         self._started = self._printed_at = clock()
@@ -124,6 +122,10 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         add("  share of pairs that differ", group["pairs_differ"])
     for name, title in (("distinct_1", "distinct-1"), ("distinct_2", "distinct-2"), ("self_bleu", "self-BLEU")):
         add(f"{title} of correct samples ({words['problems']} problems)", words[name])
+    for kind, group in figures["robustness"].items():
+        add(f"pass@1 perturbed by {kind} ({group['rows']} rows)", group["pass_at_1"], group["interval"])
+        add("  of the same rows as they were", group["original_pass_at_1"])
+        add("  ratio", group["ratio"])
     add("entropy, nats a token", figures["entropy"])
     add("KL to the initial model, nats a token", figures["kl"])
     if nll := figures["nll"]:
