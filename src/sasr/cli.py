@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -106,21 +107,21 @@ def _dispatch(argv: list[str]) -> int:
 def _compare(argv: list[str]) -> int:
     from .compare.command import USAGE, compare
 
-    if "-h" in argv or "--help" in argv:
-        print(USAGE)
-        return 0
-    _quiet()
-    return compare(argv)
+    return _run_or_help(compare, USAGE, argv)
 
 
 def _exam(argv: list[str]) -> int:
     from .exam.command import USAGE, exam
 
+    return _run_or_help(exam, USAGE, argv)
+
+
+def _run_or_help(command: Callable[[list[str]], int], usage: str, argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        print(USAGE)
+        print(usage)
         return 0
     _quiet()
-    return exam(argv)
+    return command(argv)
 
 
 def _train(argv: list[str]) -> int:

@@ -194,11 +194,16 @@ class SASRConfig(GRPOConfig):
                 f"({self.steps_per_generation}) x processes = {self.generation_batch_size}: change one of them"
             ) from None
         self._check_settings()
+        schedule = self.build_schedule()  # once: one of the user's own is run from its file
+        if schedule.needs_warmup and self.sft_warmup_steps < 1:
+            raise InputError(
+                f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
+            )
         self._check_scheduler()
-        budget.check_budget(self, self.build_schedule())
+        budget.check_budget(self, schedule)
         self._check_report_to()
         self._check_batches()
-        if getattr(self.build_schedule(), "needs_fresh_rollouts", False):
+        if getattr(schedule, "needs_fresh_rollouts", False):
             check_fresh(self, self.schedule)
         if self.sft_learning_rate is None:
             self.sft_learning_rate = self.learning_rate
@@ -249,10 +254,6 @@ class SASRConfig(GRPOConfig):
         self._match_run()
         if self.warmup_from is not None and self.sft_warmup_steps < 1:
             raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
-        if self.build_schedule().needs_warmup and self.sft_warmup_steps < 1:
-            raise InputError(
-                f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
-            )
         if self.load_best_model_at_end:
             raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
 

@@ -16,8 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
+
+from sasr.terminal import TerminalView
 
 _LETTERS = {"sft": "S", "grpo": "G", "both": "B"}
 _COLOURS = {"S": "cyan", "G": "magenta", "B": "yellow"}
@@ -87,25 +88,14 @@ class _Mean:
         self.value = value if self.value is None else self.value + weight * (value - self.value)
 
 
-def can_redraw(console: Console) -> bool:
-    """Whether a display can be redrawn in place; block characters on an ASCII terminal would raise an error."""
-    return console.is_terminal and not console.is_dumb_terminal and not console.options.ascii_only
+class LiveView(TerminalView):
+    """Shows a training run.
 
-
-class LiveView:
-    """Shows a training run; use as a context manager, which ends the display on every way out.
-
-    Args:
-        console (`rich.console.Console`, *optional*): Where to write; standard output by default. Whether it is a
-            terminal decides the form.
-        clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Seconds.
+    Arguments are those of [`TerminalView`].
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self._console = console if console is not None else Console()
-        self._clock = clock
-        self._rich = can_redraw(self._console)
-        self._live: Live | None = None
+        super().__init__(console, clock)
         self._lock = threading.Lock()  # the display redraws from a thread of its own
         self._title = ""
         self._total = self._done = self._warmup = 0
@@ -118,12 +108,6 @@ class LiveView:
         self._started = self._mark = self._printed_at = self._exam_printed_at = clock()
         self._printed_step = -1
 
-    def __enter__(self) -> LiveView:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def start(self, total_steps: int, done_steps: int, warmup_steps: int, title: str) -> None:
         """Begin; `done_steps` is more than 0 when a run resumes. All are optimizer steps."""
         self._total, self._done, self._warmup, self._title = total_steps, done_steps, warmup_steps, _one_line(title)
@@ -132,8 +116,7 @@ class LiveView:
             resumed = f", resumed after step {done_steps}" if done_steps else ""
             self._print(f"{self._title}  {total_steps} steps, {warmup_steps} of them warm-up{resumed}")
             return
-        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
-        self._live.start()
+        self._redraw(4)
 
     def warmup_ended(self, steps: int, reason: str) -> None:
         """A warm-up whose length was open has ended after so many steps."""
@@ -165,12 +148,8 @@ class LiveView:
             if due or self._done // every > before // every:
                 self._print_step()
 
-    def message(self, text: str) -> None:
-        """A line of its own, above the display."""
-        if self._rich:
-            self._console.print(Text(_clean(text)))  # Text, not str: brackets in it are not markup
-        else:
-            self._print(_clean(text))
+    def _clean(self, text: str) -> str:
+        return _clean(text)
 
     def exam(self, label: str, done: int, total: int) -> None:
         """Progress of an exam in completions; its time does not count as time of steps."""
@@ -183,15 +162,9 @@ class LiveView:
 
     def stop(self) -> None:
         """End the display, leaving its last state on the screen. May be called twice."""
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
-        elif not self._rich and self._last and self._printed_step != self._done:
+        super().stop()
+        if not self._rich and self._last and self._printed_step != self._done:
             self._print_step()
-
-    def _print(self, line: str) -> None:
-        encoding = getattr(self._console.file, "encoding", None) or "utf-8"
-        print(line.encode(encoding, "replace").decode(encoding), file=self._console.file, flush=True)
 
     def _print_step(self) -> None:
         self._printed_step, self._printed_at = self._done, self._clock()

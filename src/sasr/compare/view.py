@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sasr.live import can_redraw, format_duration
+from sasr.live import format_duration
+from sasr.terminal import TerminalView
 
 _PLAIN_SECONDS = 60.0
 
@@ -46,41 +46,21 @@ class Progress:
     left: float | None = None
 
 
-class CompareView:
-    """Shows a comparison; use as a context manager, which ends the display on every way out.
+class CompareView(TerminalView):
+    """Shows a comparison.
 
-    Args:
-        console (`rich.console.Console`, *optional*): Where to write; standard output by default.
-        clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Seconds.
+    Arguments are those of [`TerminalView`].
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self._console = console if console is not None else Console()
-        self._clock = clock
-        self._rich = can_redraw(self._console)
-        self._live: Live | None = None
+        super().__init__(console, clock)
         self._progress = Progress()
         self._printed_at = clock()
 
     def __enter__(self) -> CompareView:
         if self._rich:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2)
-            self._live.start()
+            self._redraw(2)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
-
-    def message(self, text: str) -> None:
-        """A line of its own, above the table."""
-        text = "".join(c for c in text if c.isprintable())
-        if self._rich:
-            self._console.print(Text(text))
-            return
-        encoding = getattr(self._console.file, "encoding", None) or "utf-8"
-        print(text.encode(encoding, "replace").decode(encoding), file=self._console.file, flush=True)
 
     def update(self, progress: Progress) -> None:
         """Show how things stand; without a terminal about once a minute."""

@@ -7,47 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from sasr.compare.view import columns
-from sasr.live import can_redraw, format_duration
+from sasr.live import format_duration
+from sasr.terminal import TerminalView
 
 _PLAIN_SECONDS = 30.0
 
 
-class ExamView:
-    """Shows an exam; use as a context manager, which ends the display on every way out.
+class ExamView(TerminalView):
+    """Shows an exam.
 
-    Args:
-        console (`rich.console.Console`, *optional*): Where to write; standard output by default.
-        clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Seconds.
+    Arguments are those of [`TerminalView`].
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self._console = console if console is not None else Console()
-        self._clock = clock
-        self._rich = can_redraw(self._console)
-        self._live: Live | None = None
+        super().__init__(console, clock)
         self._total = self._done = self._first = 0
         self._started = self._printed_at = clock()
-
-    def __enter__(self) -> ExamView:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
 
     def start(self, total: int, done: int) -> None:
         """Begin to count completions, of which `done` are from an earlier start."""
         self._total, self._done, self._first = total, done, done
         self._started = self._printed_at = self._clock()
         if self._rich:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
-            self._live.start()
+            self._redraw(4)
 
     def update(self, done: int) -> None:
         """Show that so many completions are there."""
@@ -56,14 +42,6 @@ class ExamView:
         if not self._rich and (done >= self._total or now - self._printed_at >= _PLAIN_SECONDS):
             self._printed_at = now
             self._print(self._state())
-
-    def message(self, text: str) -> None:
-        """A line of its own."""
-        text = "".join(c for c in text if c.isprintable())
-        if self._rich:
-            self._console.print(Text(text))
-        else:
-            self._print(text)
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Rows of equal length, the first one the heading."""
@@ -77,10 +55,6 @@ class ExamView:
         for row in rows[1:]:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print(table)
-
-    def _print(self, line: str) -> None:
-        encoding = getattr(self._console.file, "encoding", None) or "utf-8"
-        print(line.encode(encoding, "replace").decode(encoding), file=self._console.file, flush=True)
 
     def _state(self) -> str:
         new, seconds = self._done - self._first, self._clock() - self._started
