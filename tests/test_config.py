@@ -31,7 +31,6 @@ def test_schedules_take_their_settings():
     assert config(schedule="hpt", hpt_gate=2).build_schedule() == Hpt(2)
     assert config(schedule="luffy", luffy_shaping=0.5).build_schedule() == Luffy(0.5)
     assert config(schedule="uft", hint_steps=7, hint_weight=0.2).build_schedule() == Uft(7, 0.2)
-    assert config(sft_questions="failed").build_schedule() == Sasr(sft_questions="failed")
     assert config(schedule="static").build_schedule() == Static(switch_step=4)
     assert config(schedule="static", switch_step=7).build_schedule() == Static(switch_step=7)
     fields = SASRConfig.__dataclass_fields__
@@ -78,7 +77,25 @@ def test_schedules_take_their_settings():
         ({"schedule": "uft", "hint_weight": float("inf")}, "hint_weight is inf"),
         ({"hint_steps": 5}, "hint_steps is a setting of schedule uft, not of sasr"),
         ({"sft_questions": "fialed"}, "unknown sft_questions 'fialed'.*did you mean failed"),
-        ({"schedule": "grpo", "sft_questions": "failed"}, "sft_questions is a setting of schedule sasr, not of grpo"),
+        ({"schedule": "grpo", "sft_questions": "failed"}, "schedule grpo, which takes no SFT steps: set it to all"),
+        ({"schedule": "sft", "sft_questions": "failed"}, "schedule sft, which makes no rollouts"),
+        ({"schedule": "static", "sft_questions": "failed"}, "takes no SFT step after a rollout"),
+        ({"schedule": "hpt", "sft_questions": "failed"}, "hpt, which chooses demonstrations by the rollouts"),
+        ({"failed_decay": 0.5}, "failed_decay says which failed questions.*set sft_questions failed"),
+        ({"schedule": "alternate", "failed_threshold": 0.5}, "failed_threshold says which"),
+        ({"sft_questions": "failed", "failed_threshold": 1.0}, "failed_threshold is 1.0.*at least 0 and below 1"),
+        ({"sft_questions": "failed", "failed_decay": -0.1}, "failed_decay is -0.1.*between 0 and 1"),
+        ({"flat_groups": "drop"}, "unknown flat_groups 'drop'.*keep, skip, resample"),
+        ({"flat_groups": "skip", "beta": 0.1}, "with beta a group without a spread.*set beta to 0.0, or"),
+        ({"flat_groups": "skip", "entropy_coef": 0.1}, "with entropy_coef a group"),
+        ({"flat_groups": "resample", "top_entropy_quantile": 0.5}, "top_entropy_quantile to 1.0"),
+        ({"flat_groups": "resample", "scale_rewards": "batch"}, "advantages within groups"),
+        ({"schedule": "luffy", "flat_groups": "resample"}, "luffy studies flat groups too"),
+        ({"curriculum": "hard_to_easy"}, "unknown curriculum 'hard_to_easy'.*none, easy_to_hard, adaptive"),
+        (
+            {"curriculum": "easy_to_hard", "max_seconds": 9.0, "lr_scheduler_type": "constant"},
+            "max_seconds.*curriculum easy_to_hard is spread over all",
+        ),
         ({"sft_norm_every": -1}, "sft_norm_every is -1: it must be 0 or more"),
         ({"sft_norm_every": None}, "sft_norm_every is None"),
         ({"schedule": "luffy", "multi_objective_aggregation": "normalize_then_sum"}, "sum_then_normalize"),

@@ -70,13 +70,14 @@ def test_decisions_are_the_same_on_all_ranks(tmp_path):
         tmp_path,
         """
 trained = toy.trainer(out / "run", max_steps=24, divergence_weight=0.3, divergence_every=3)
-seen, finish = [], trained._finish_step
-def record(norm):
+import sasr.trainer
+seen, finish = [], sasr.trainer.finish_step
+def record(trainer, norm):
     buffer = trained._buffered_inputs
-    finish(norm)
+    finish(trainer, norm)
     own = buffer[0]["completion_ids"].tolist() if trained.plan.grpo_weight else None
     seen.append([trained.plan.kind, trained.plan.sft_probability, trained.tracker.state_dict(), own])
-trained._finish_step = record
+sasr.trainer.finish_step = record
 trained.train()
 (out / f"{rank}.json").write_text(json.dumps(seen))
 """,
@@ -103,6 +104,35 @@ weights = {name: p.detach().flatten().tolist() for name, p in trained.model.name
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     assert ranks[0][0]["sft_steps"] == ranks[0][0]["grpo_steps"] == 6
+
+
+def test_flat_groups_and_curriculum_keep_the_ranks_together(tmp_path):
+    """The ranks have different numbers of flat groups, but leave out, and ask again, equally many."""
+    run_script(
+        tmp_path,
+        """
+import test_methods
+found = {}
+for choice in ("keep", "skip", "resample"):
+    trained, steps = test_methods.run(
+        out / choice, schedule="grpo", data=test_methods.levels(24).rename_column("level", "difficulty"),
+        rewards=lambda completions, difficulty, **_: test_methods.by_level(completions, difficulty),
+        curriculum="adaptive", flat_groups=choice, max_steps=4, per_device_train_batch_size=16, sft_warmup_steps=0)
+    found[choice] = [[s.gradient.tolist(), s.asked] for s in steps], trained.counts, trained.rows_state(), [
+        sorted(test_methods.Rollout(**vars(r)).row for r in s.rollouts) for s in steps]
+(out / f"{rank}.json").write_text(json.dumps(found))
+""",
+    )
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for choice in ("keep", "skip", "resample"):
+        assert ranks[0][choice][:3] == ranks[1][choice][:3]
+    for (kept, asked), (skipped, also) in zip(ranks[0]["keep"][0], ranks[0]["skip"][0], strict=True):
+        assert asked == also
+        torch.testing.assert_close(torch.tensor(kept), torch.tensor(skipped), rtol=1e-4, atol=1e-6)
+    assert ranks[0]["resample"][1]["rollout_tokens"] > ranks[0]["keep"][1]["rollout_tokens"]
+    trained_on = [row % 3 for rank in ranks for step in rank["resample"][3] for row in step]
+    without = [row % 3 for rank in ranks for step in rank["keep"][3] for row in step]
+    assert trained_on.count(2) > without.count(2), "only rows of level 2 have a spread"
 
 
 def test_demonstrations_that_do_not_divide_over_ranks(tmp_path):

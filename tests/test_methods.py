@@ -83,8 +83,8 @@ class Recorder(TrainerCallback):
                 flat_gradient(trainer.model),
                 list(trainer.selection.asked) if trainer.plan.grpo_weight else [],
                 rollouts_of(trainer) if trainer.plan.grpo_weight else [],
-                list(trainer._chosen.demonstrations),
-                list(trainer.selection.queue),
+                list(trainer.chosen.demonstrations),
+                dict(trainer.selection.failed_at),
                 list(self.forwards),
             )
         )
@@ -356,30 +356,21 @@ UNEVEN = {
 # ---- ReLIFT, and SASR with failed questions ----
 
 
-def unsolved_rows(trained, step: Step, reward) -> list[int]:
-    """Demonstrations of the questions without a correct rollout, in the order asked."""
-    failed = [
-        row
-        for row, members in groups(step).items()
-        if not any(reward_of(trained, reward, row, r.completion) >= 1 for r in members)
-    ]
-    return [trained.demonstration_of_row[row] for row in failed if row in trained.demonstration_of_row]
-
-
 @pytest.mark.parametrize("slices", [1, 2], ids=["two-generations-a-step", "one-generation-a-step"])
-def test_relift_studies_what_failed_longest_first(tmp_path, slices):
+def test_relift_studies_what_failed(tmp_path, slices):
     """Two prompts a micro-batch, four demonstrations an SFT step."""
     trained = toy.trainer(
         tmp_path, schedule="relift", data=levels(24), rewards=by_level, sft_warmup_steps=2, max_steps=24,
         per_device_train_batch_size=8, per_device_sft_batch_size=2, gradient_accumulation_steps=2,
         steps_per_generation=slices,
     )  # fmt: skip
-    failures = []
+    failures, outcomes = [], []
     note = trained.selection.after_rollouts
 
     def watch(plan, rewards, output):
         result = note(plan, rewards, output)
         groups = rewards[:, 0].view(-1, 4)
+        outcomes.append((trained.state.global_step, list(trained.selection.asked), (groups >= 1).any(1).tolist()))
         failures.append(
             [trained.train_dataset[r]["level"] for r, g in zip(trained.selection.asked, groups, strict=True)
              if not (g >= 1).any()]
@@ -393,16 +384,17 @@ def test_relift_studies_what_failed_longest_first(tmp_path, slices):
     recorder = Recorder(trained)
     trained.train()
     assert [step.plan.kind for step in recorder.steps[:3]] == ["sft", "sft", "grpo"]
-    waiting: list[int] = []
-    for step in recorder.steps[2:]:
+    waiting: dict[int, int] = {}
+    for number, step in enumerate(recorder.steps[2:], start=2):
         assert step.plan.kind == ("sft" if len(waiting) >= 4 else "grpo")
         if step.plan.kind == "sft":
-            assert step.demonstrations == [trained.demonstrations[i] for i in waiting[:4]]
-            waiting = waiting[4:]
-        else:
-            before = list(waiting)
-            waiting = step.queue
-            assert waiting[: len(before)] == before and len(set(waiting)) == len(waiting)
+            studied = [i for i in waiting if trained.demonstrations[i] in step.demonstrations]
+            assert len(step.demonstrations) == len(studied) == 4
+            waiting = {i: at for i, at in waiting.items() if i not in studied}
+        for _, rows, solved in (outcome for outcome in outcomes if outcome[0] == number):
+            for row, by_any in zip(rows, solved, strict=True):
+                waiting.pop(row, None)
+                waiting |= {} if by_any else {row: number}
         assert step.queue == waiting
     kinds = [step.plan.kind for step in recorder.steps[2:]]
     assert kinds.count("sft") >= 4 and kinds.count("grpo") >= 8
@@ -420,8 +412,8 @@ def test_relift_when_all_fails(tmp_path):
     assert [step.plan.kind for step in steps] == ["sft", *("grpo", "sft") * 4]
     for grpo, sft in zip(steps[1::2], steps[2::2], strict=True):
         asked = [trained.demonstrations[trained.demonstration_of_row[row]] for row in grpo.asked]
-        assert sft.demonstrations == asked
-        assert len(grpo.queue) == 4 and sft.queue == []
+        assert len(grpo.queue) == 4 and sft.queue == {}
+        assert all(demonstration in asked for demonstration in sft.demonstrations) and len(sft.demonstrations) == 4
         assert grpo.gradient.abs().max() == 0
         logps = [log_probabilities(sft.lm, d.prompt_ids, d.completion_ids) for d in asked]
         same_gradient(sft, -torch.cat(logps).mean())
@@ -440,25 +432,35 @@ def test_a_question_without_demonstration_does_not_wait(tmp_path):
     assert toy.history(trained, "sasr/unsolved")[0] == (1.0,), "a verifier that fails has not found it correct"
 
 
-def test_sasr_studies_failed_questions_first_and_then_goes_on_in_the_stream(tmp_path):
+@pytest.mark.parametrize("schedule", ["sasr", "random", "alternate", "cosine", "chord_mu", "chord_phi"])
+def test_failed_questions_are_studied_last_first_and_then_the_stream_goes_on(tmp_path, schedule):
     trained, steps = run(
-        tmp_path, schedule="sasr", sft_questions="failed", data=levels(24), rewards=by_level, sft_warmup_steps=2,
-        max_steps=20, per_device_train_batch_size=8, per_device_sft_batch_size=3,
+        tmp_path, schedule=schedule, sft_questions="failed", failed_decay=0.0, failed_threshold=0.25,
+        data=levels(24), rewards=by_level, sft_warmup_steps=2, max_steps=24, per_device_train_batch_size=8,
+        per_device_sft_batch_size=3,
     )  # fmt: skip
     stream = type(trained.sft_stream)(trained.sft_stream.size, trained.sft_stream.seed)
-    waiting, topped_up, from_queue = [], 0, 0
-    for step in steps:
-        if step.plan.kind == "grpo":
-            known = unsolved_rows(trained, step, by_level)
-            waiting += [index for index in known if index not in waiting]
-            assert step.queue == waiting
-            continue
-        studied, waiting = waiting[:3], waiting[3:]
-        indices = studied + stream.take(3 - len(studied))
-        assert step.demonstrations == [trained.demonstrations[i] for i in indices]
-        topped_up += 0 < len(studied) < 3
-        from_queue += len(studied)
-    assert topped_up and from_queue > 3
+    waiting: dict[int, int] = {}
+    topped_up = from_queue = some_solved = 0
+    for number, step in enumerate(steps):
+        if step.plan.sft_weight:
+            studied = [i for i in waiting if trained.demonstrations[i] in step.demonstrations]
+            newest = sorted(waiting.values(), reverse=True)[:3]
+            assert sorted((waiting[i] for i in studied), reverse=True) == newest, "the last failures"
+            rest = [trained.demonstrations[i] for i in stream.take(3 - len(studied))]
+            assert step.demonstrations[len(studied) :] == rest
+            waiting = {i: at for i, at in waiting.items() if i not in studied}
+            topped_up += 0 < len(studied) < 3
+            from_queue += len(studied)
+        for row, members in groups(step).items():
+            solved = sum(reward_of(trained, by_level, row, r.completion) >= 1 for r in members)
+            some_solved += solved == 1
+            if solved <= 1:  # a quarter of four
+                waiting[row] = number
+            else:
+                waiting.pop(row, None)
+        assert step.queue == waiting
+    assert topped_up and from_queue > 3 and some_solved
 
 
 @pytest.mark.parametrize(
@@ -472,14 +474,14 @@ def test_the_queue_is_in_the_checkpoint(tmp_path, changes):
     trained.train()
     for step, recorded in enumerate(recorder.steps, start=1):
         state = json.loads((tmp_path / f"checkpoint-{step}" / "sasr_state.json").read_text())
-        assert state["failed"] == recorded.queue
+        assert dict(state["failed_at"]) == recorded.queue
     step = max(range(1, 6), key=lambda step: len(recorder.steps[step - 1].queue))
     again = toy.trainer(tmp_path, **settings)
     seen = []
     decide = again._decide
-    again._decide = lambda: seen.append(list(again.selection.queue)) or decide()
+    again._decide = lambda: seen.append(dict(again.selection.failed_at)) or decide()
     again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
-    assert seen[0] == recorder.steps[step - 1].queue != []
+    assert seen[0] == recorder.steps[step - 1].queue != {}
 
 
 # ---- UFT ----

@@ -67,10 +67,17 @@ VARIANTS = {
         "sft_questions": "failed", "sft_norm_every": 1, "gamma": 2.0, "per_device_train_batch_size": 16,
         "per_device_sft_batch_size": 2,
     },
+    "adaptive-and-resampled": {
+        "curriculum": "adaptive", "flat_groups": "resample", "failed_decay": 0.5, "failed_threshold": 0.5,
+        "sft_questions": "failed", "steps_per_generation": 4, "num_iterations": 2, "gradient_accumulation_steps": 2,
+    },
+    "easy-to-hard-and-skipped": {"curriculum": "easy_to_hard", "flat_groups": "skip", "sft_norm_every": 2},
 }  # fmt: skip
 
 OFTEN = ("aligned", "mid-rollout-buffer")
-METHODS = ("relift", "hpt", "luffy", "srft", "uft", "failed-and-probed")
+METHODS = (
+    "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled", "easy-to-hard-and-skipped",
+)  # fmt: skip
 
 
 def build(directory, variant, **changes):
@@ -90,7 +97,7 @@ def test_resume_is_bit_for_bit(tmp_path, variant):
     assert counts["sft_steps"] > 4 and counts["grpo_steps"] > 0, "the hybrid phase must have steps of both kinds"
     if variant in ("relift", "failed-and-probed"):
         states = [outcome(whole, step)["signals"] for step in (6, 10)]
-        assert all(state["failed"] for state in states), "there must be questions that wait"
+        assert all(state["failed_at"] for state in states), "there must be questions that wait"
     for step in (6, 10) if variant in METHODS else range(1, 14, 1 if variant in OFTEN else 3):
         part = tmp_path / f"part-{step}"
         part.mkdir()

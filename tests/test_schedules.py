@@ -239,13 +239,6 @@ def test_uft_without_likelihood_keeps_the_hints():
     assert (plan.kind, plan.demonstrations) == ("grpo", "hints")
 
 
-@pytest.mark.parametrize("u", [0.2, 0.8])
-def test_sasr_can_study_failed_questions_first(u):
-    plan = Sasr(sft_questions="failed").plan(signals(u=u))
-    assert (plan.kind, plan.demonstrations) == ("sft" if u < 0.5 else "grpo", "failed")
-    assert Sasr().plan(signals(u=u)).demonstrations == "all"
-
-
 @pytest.mark.parametrize("rule", [Hpt(), Relift(), Luffy(), Srft(), Uft()])
 def test_methods_need_both_kinds_of_data_unless_all_is_warmup(rule):
     assert [rule.uses(*steps) for steps in ((0, 10), (4, 10), (10, 10))] == [(True, True), (True, True), (True, False)]

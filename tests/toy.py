@@ -48,10 +48,10 @@ def model(seed: int = 0, directory: Path | None = None) -> LlamaForCausalLM:
 
 
 def rows(count: int = 24) -> Dataset:
+    """`difficulty` is the number of digits of the sum."""
     pairs = [((7 * i) % 10, (3 * i + i // 10) % 10) for i in range(count)]
-    return Dataset.from_list(
-        [{"prompt": f"{a}+{b}=", "completion": f"{a + b:02d}", "answer": f"{a + b:02d}"} for a, b in pairs]
-    )
+    sums = [{"prompt": f"{a}+{b}=", "completion": f"{a + b:02d}", "difficulty": 1 + (a + b) // 10} for a, b in pairs]
+    return Dataset.from_list([{**row, "answer": row["completion"]} for row in sums])
 
 
 def reward(completions, answer, **_: Any) -> list[float]:

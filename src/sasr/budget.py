@@ -32,6 +32,8 @@ def check_budget(args: SASRConfig, schedule: Any) -> None:
         )
     if 0 < args.warmup_steps < 1:
         raise InputError(f"{unknown_end}, but warmup_steps {args.warmup_steps} is a share of them: give a number")
+    if args.curriculum == "easy_to_hard":
+        raise InputError(f"{unknown_end}, but curriculum easy_to_hard is spread over all: use another, or max_steps")
     if getattr(schedule, "needs_total_steps", False):
         name = type(schedule).__name__
         raise InputError(f"{unknown_end}, but schedule {name} is spread over all of them: use another, or max_steps")

@@ -25,22 +25,8 @@ if TYPE_CHECKING:
     from .task_config import TaskConfig
     from .trainer import SASRTrainer
 
-# How metrics.jsonl names what TRL and the trainer log. Anything else keeps its name.
-_NAMES = {
-    "sasr/p_sft": "p_sft",
-    "sasr/sft_grad_norm": "sft_grad_norm",
-    "sasr/warmup_grad_norm": "warmup_grad_norm",
-    "sasr/divergence": "divergence",
-    "sasr/sft_loss": "sft_loss",
-    "sasr/unsolved": "unsolved",
-    "sasr/failed_waiting": "failed_waiting",
-    "sasr/sft_steps": "sft_steps",
-    "sasr/grpo_steps": "grpo_steps",
-    "sasr/sft_tokens": "sft_tokens",
-    "sasr/rollout_tokens": "rollout_tokens",
-    "completions/mean_length": "completion_length",
-    "completions/clipped_ratio": "truncation_rate",
-}
+# How metrics.jsonl names what TRL logs. What the trainer logs loses its `sasr/`; anything else keeps its name.
+_NAMES = {"completions/mean_length": "completion_length", "completions/clipped_ratio": "truncation_rate"}
 
 
 class StopRequest:
@@ -219,7 +205,7 @@ class RunCallback(TrainerCallback):
             "phase": "warm-up" if step <= self.trainer.warmup.bound else "hybrid",
             "kind": plan.kind,
             "u": draw(args.seed, step - 1),
-            **{_NAMES.get(key, key): value for key, value in logs.items()},
+            **{_NAMES.get(key, key.removeprefix("sasr/")): value for key, value in logs.items()},
             "step_seconds": self.seconds,
         }
         self.metrics.append(line)

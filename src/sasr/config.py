@@ -13,11 +13,11 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import budget, plugins, warmup
+from . import budget, curriculum, plugins, spread, warmup
 from .errors import InputError, require, unknown
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
-from .selection import check_fresh
+from .selection import check_fresh, check_study
 from .task_config import setting
 
 
@@ -75,8 +75,19 @@ class SASRConfig(GRPOConfig):
         divergence_target (`float`, *optional*, defaults to `0.1`):
             `"sasr"`: divergence in nats per token that pulls towards SFT as much as an undiminished gradient norm.
         sft_questions (`str`, *optional*, defaults to `"all"`):
-            `"sasr"`: which demonstrations SFT steps take: `"all"` in turn, or `"failed"`, first those of questions that
-            no rollout answered correctly (a rollout is correct if the first reward function gives it at least 1).
+            Which demonstrations SFT steps take: `"all"` in turn, or `"failed"`, first those of questions that failed in
+            rollouts (a rollout is correct if the first reward function gives it at least 1).
+        failed_threshold (`float`, *optional*, defaults to `0.0`):
+            A question has failed if at most this share of its rollouts is correct.
+        failed_decay (`float`, *optional*, defaults to `0.9`):
+            Of the failed questions those are drawn whose failure is recent: the weight of one falls by this factor with
+            each step. 0: strictly the last ones first; 1: all alike.
+        flat_groups (`str`, *optional*, defaults to `"keep"`):
+            Groups of rollouts without a spread of rewards, which have no gradient: `"keep"`; `"skip"`, leave them out
+            of the forward and backward pass; or `"resample"`, ask others in their place (arXiv 2503.14476).
+        curriculum (`str`, *optional*, defaults to `"none"`):
+            How the rows' `difficulty` orders questions and demonstrations after the warm-up: not at all,
+            `"easy_to_hard"`, or `"adaptive"`, most where half of the rollouts succeed (see `sasr.curriculum`).
         divergence_every (`int`, *optional*, defaults to `10`):
             With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
             GRPO's own KL term is d_t.
@@ -141,7 +152,11 @@ class SASRConfig(GRPOConfig):
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
-    sft_questions: str = setting("all", "sasr: demonstrations of SFT steps: all in turn, or failed questions first.")
+    sft_questions: str = setting("all", "Demonstrations of SFT steps: all in turn, or failed questions first.")
+    failed_threshold: float = setting(0.0, "A question has failed if at most this share of its rollouts is correct.")
+    failed_decay: float = setting(0.9, "Weight of a failed question for each step since: 0 the last first, 1 alike.")
+    flat_groups: str = setting("keep", "Groups of rollouts without a spread of rewards: keep, skip, or resample.")
+    curriculum: str = setting("none", "Rows by difficulty after the warm-up: none, easy_to_hard or adaptive.")
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
     warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half) or last.")
@@ -201,10 +216,14 @@ class SASRConfig(GRPOConfig):
             )
         self._check_scheduler()
         budget.check_budget(self, schedule)
+        check_study(self, schedule)
+        spread.check_settings(self)
         self._check_report_to()
         self._check_batches()
         if getattr(schedule, "needs_fresh_rollouts", False):
             check_fresh(self, self.schedule)
+            if self.flat_groups == "resample":
+                raise InputError(f"schedule {self.schedule} studies flat groups too: set flat_groups to keep or skip")
         if self.sft_learning_rate is None:
             self.sft_learning_rate = self.learning_rate
         if self.sft_hybrid_learning_rate is None:
@@ -222,7 +241,7 @@ class SASRConfig(GRPOConfig):
                 require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
         for name in ("divergence_every", "divergence_probe", "hint_steps"):
             require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        for name in ("sft_share", "mu_peak", "mu_valley", "mu"):
+        for name in ("sft_share", "mu_peak", "mu_valley", "mu", "failed_decay"):
             require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
         require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
         for name in ("hint_weight", "sft_norm_every"):
@@ -233,7 +252,13 @@ class SASRConfig(GRPOConfig):
         require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
         require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
         require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
-        for name, known in (("warmup_norm", ("mean", "last")), ("sft_questions", ("all", "failed"))):
+        require("failed_threshold", self.failed_threshold, lambda v: 0 <= v < 1, "at least 0 and below 1")
+        for name, known in (
+            ("warmup_norm", ("mean", "last")),
+            ("sft_questions", ("all", "failed")),
+            ("flat_groups", spread.CHOICES),
+            ("curriculum", curriculum.MODES),
+        ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         if self.reference_model not in (None, "initial", "warmup"):

@@ -23,10 +23,10 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     age = step - max(trainer.tracker.norm_step, trainer.warmup.bound - 1)
     if not args.sft_norm_every or age <= args.sft_norm_every:
         return
-    trainer.plan = replace(SFT_STEP, demonstrations=getattr(trainer.schedule, "sft_questions", "all"))
-    position, queue = trainer.sft_stream.position, trainer.selection.queue
+    trainer.plan = replace(SFT_STEP, demonstrations=args.sft_questions)
+    state = trainer.rows_state()
     batches = trainer.draw_batches(count, counted=False)
-    trainer.sft_stream.position, trainer.selection.queue = position, queue
+    trainer.load_rows_state(state)
     device, model = trainer.accelerator.device, trainer.model_wrapped
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
         for i, batch in enumerate(batches):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from trl.data_utils import is_conversational
 
+from . import spread
 from .demonstrations import Ids, end_of_turn_id
 from .resumable import ResumableGRPOTrainer
 
@@ -16,6 +17,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     eos_token_ids: list[int]
     _hints: list[Ids] | None = None
+    _refilling = False
     _rewards_per_func: torch.Tensor
 
     def stop_at_end_of_turn(self) -> None:
@@ -35,6 +37,10 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     def on_rollouts(self, rewards: torch.Tensor, output: dict[str, Any]) -> None:
         """Called with new rollouts: the rewards of all ranks, shape (rollouts, reward functions), and what TRL made of
         this rank's, which may be changed."""
+
+    def further_rollouts(self, groups: int) -> dict[str, Any]:
+        """So many groups of rollouts for each rank, of further questions."""
+        raise NotImplementedError
 
     def rewards_of(self, inputs: list[dict[str, Any]], completion_ids: list[Ids]) -> torch.Tensor:
         """What the reward functions give completions that are no rollouts, shape (completions, reward functions). To be
@@ -60,6 +66,12 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             self.on_rollouts(self._rewards_per_func, output)
+            if self.args.flat_groups == "resample" and not self._refilling:
+                self._refilling = True
+                try:
+                    output = spread.refill(self, output)
+                finally:
+                    self._refilling = False
         return output
 
     def _generate(self, prompts):

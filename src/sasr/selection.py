@@ -3,16 +3,18 @@
 | name | demonstrations | chosen |
 |---|---|---|
 | `all` | the next ones of the stream over all | before the step |
-| `failed` | first those of questions without a correct rollout, longest waiting first; then `all` | before the step |
+| `failed` | first those of questions that failed in rollouts, drawn by how recently; then `all` | before the step |
 | `hints` | the prefixes that the step's rollouts begin with | before the rollouts |
 | `gated` | those of questions just asked with few correct rollouts, which GRPO then leaves out | after the rollouts |
 | `group` | those of questions just asked, each with its advantage in the group of its rollouts | after the rollouts |
 
-A rollout is correct if the first reward function gives it 1 or more.
+A rollout is correct if the first reward function gives it 1 or more. A question has failed if the share of its correct
+rollouts is at most `failed_threshold`. It waits until it is studied, or asked again with more success.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,37 +59,54 @@ class Chosen:
 
 
 class Selection:
-    """Chooses demonstrations and keeps the queue of failed questions. All ranks choose alike.
+    """Chooses demonstrations and remembers failed questions. All ranks choose alike.
 
     Args:
         trainer ([`SASRTrainer`]): The trainer it belongs to, with its rows collected.
 
     Attributes:
-        queue (`list[int]`): Indices of the demonstrations of failed questions that wait: the state.
-        unsolved (`float` or `None`): Share of the questions asked last without a correct rollout.
+        failed_at (`dict[int, int]`): Indices of the demonstrations of failed questions that wait, each with the step in
+            which it failed last: the state.
+        asked (`list[int]`): Rows asked in the current rollouts, one per group, in the global order.
+        outcomes (`list[float]`): Share of correct rollouts of each question of the last generation.
     """
 
     def __init__(self, trainer: SASRTrainer):
         self.trainer = trainer
-        self.queue: list[int] = []
-        self.unsolved: float | None = None
-        self.asked: list[int] = []  # rows asked in the current rollouts, one per group, in the global order
+        self.failed_at: dict[int, int] = {}
+        self.asked: list[int] = []
+        self.outcomes: list[float] = []
         self._rewards: dict[int, torch.Tensor] = {}  # of demonstrations
 
     @property
     def waiting_batches(self) -> float:
-        """SFT batches that the queue would fill."""
+        """SFT batches that the failed questions would fill."""
         args = self.trainer.args
         batch = (args.per_device_sft_batch_size or 1) * args.world_size * args.gradient_accumulation_steps
-        return len(self.queue) / batch
+        return len(self.failed_at) / batch
 
     def before_step(self, plan: StepPlan, count: int) -> Chosen:
         """`count` demonstrations, for `all` and `failed`."""
-        studied: list[int] = []
-        if plan.demonstrations == "failed":
-            studied, self.queue = self.queue[:count], self.queue[count:]
-        indices = studied + self.trainer.sft_stream.take(count - len(studied))
+        studied = self._failed(count) if plan.demonstrations == "failed" else []
+        for index in studied:
+            del self.failed_at[index]
+        indices = studied + self.trainer.take_demonstrations(count - len(studied))
         return Chosen([self.trainer.demonstrations[i] for i in indices])
+
+    def _failed(self, count: int) -> list[int]:
+        """At most `count` of those that wait, drawn without replacement with weights `failed_decay` ** (steps since
+        the failure), from (seed, step)."""
+        args, step = self.trainer.args, self.trainer.state.global_step
+
+        def arrival(index: int) -> tuple[float, float]:
+            age = step - self.failed_at[index]
+            # The first of a race of exponential clocks is drawn in proportion to their rates (Efraimidis and Spirakis).
+            clock = -math.log(1 - random.Random(f"{args.seed}:failed:{step}:{index}").random())
+            if args.failed_decay == 0:
+                return float(age), clock
+            return math.log(clock or 1e-300) - age * math.log(args.failed_decay), 0.0
+
+        return sorted(self.failed_at, key=arrival)[:count]
 
     # ---- hints ----
 
@@ -116,7 +135,7 @@ class Selection:
     def after_rollouts(
         self, plan: StepPlan, rewards: torch.Tensor, output: dict[str, Any]
     ) -> tuple[Chosen | None, torch.Tensor]:
-        """Look at the rollouts: keep the queue, choose demonstrations if the plan asks for it, change advantages.
+        """Look at the rollouts: who failed, which demonstrations if the plan asks for any, changed advantages.
 
         Args:
             plan ([`StepPlan`]): Of the step.
@@ -128,7 +147,7 @@ class Selection:
         """
         group = self.trainer.num_generations
         correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)  # NaN, a verifier's failure, is not correct
-        self._note_failures(correct)
+        self._note(correct)
         advantages = output["advantages"]
         if plan.demonstrations == "gated":
             return self._gated(plan, correct, advantages)
@@ -136,15 +155,20 @@ class Selection:
             return self._grouped(plan, rewards, output)
         return None, advantages
 
-    def _note_failures(self, correct: torch.Tensor) -> None:
-        failed = [row for row, count in zip(self.asked, correct.tolist(), strict=True) if count == 0]
-        self.unsolved = len(failed) / len(self.asked)
-        waiting = set(self.queue)
-        for row in failed:
-            index = self.trainer.demonstration_of_row.get(row)
-            if index is not None and index not in waiting:
-                self.queue.append(index)
-                waiting.add(index)
+    def _note(self, correct: torch.Tensor) -> None:
+        trainer = self.trainer
+        for row, count in zip(self.asked, correct.tolist(), strict=True):
+            share = count / trainer.num_generations
+            self.outcomes.append(share)
+            if trainer.curriculum is not None:
+                trainer.curriculum.observe(row, share)
+            index = trainer.demonstration_of_row.get(row)
+            if index is None:
+                continue
+            if share <= trainer.args.failed_threshold:
+                self.failed_at[index] = trainer.state.global_step
+            else:
+                self.failed_at.pop(index, None)
 
     def _gated(self, plan: StepPlan, correct: torch.Tensor, advantages: torch.Tensor) -> tuple[Chosen, torch.Tensor]:
         known = self.trainer.demonstration_of_row
@@ -237,6 +261,22 @@ def divide(chosen: Chosen, parts: int, rank: int, world: int, pad_token_id: int)
             batch["advantages"] = torch.tensor(chosen.advantages[own] or [0.0]).unsqueeze(1)
         batches.append(batch)
     return batches
+
+
+def check_study(args: Any, schedule: Any) -> None:
+    """Raise `InputError` for settings of failed questions that would be ignored."""
+    does_not = {"sft": "makes no rollouts", "grpo": "takes no SFT steps", "static": "takes no SFT step after a rollout"}
+    if getattr(schedule, "needs_fresh_rollouts", False):
+        does_not[args.schedule] = "chooses demonstrations by the rollouts of the same step"
+    if args.sft_questions == "failed" and args.schedule in does_not:
+        raise InputError(
+            f"sft_questions failed does nothing with schedule {args.schedule}, which {does_not[args.schedule]}: set it "
+            "to all"
+        )
+    studies = args.sft_questions == "failed" or args.schedule == "relift" or ":" in args.schedule
+    for name in ("failed_threshold", "failed_decay"):
+        if not studies and getattr(args, name) != type(args).__dataclass_fields__[name].default:
+            raise InputError(f"{name} says which failed questions are studied: set sft_questions failed, or remove it")
 
 
 def check_fresh(args: Any, name: str) -> None:

@@ -12,6 +12,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from trl import GRPOTrainer
 from trl.trainer.utils import entropy_from_logits
 
-from . import checkpoints, learning_rates, norm_probe, reference, training_rows
+from . import checkpoints, learning_rates, norm_probe, reference, spread, training_rows
 from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
@@ -31,6 +32,7 @@ from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
 from .signals import SignalTracker
+from .step_metrics import finish_step
 from .streams import RowStream
 from .token_weights import TOKEN_WEIGHTS
 
@@ -88,7 +90,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
         self.selection = Selection(self)
-        self._chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
+        self.chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
         self._parts: list[dict[str, Any] | None] = []  # this rank's, by micro-batch
         self.sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
         self._fingerprint: dict[str, Any] | None = None
@@ -100,7 +102,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _collect_rows(self, demonstration_dataset: Dataset | None) -> None:
         args = self.args
         rows = training_rows.collect(self, demonstration_dataset)
-        self.rl_rows, self.demonstrations, self.demonstration_of_row = rows
+        self.rl_rows, self.demonstrations, self.demonstration_of_row, self.curriculum = rows
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
             raise InputError(
@@ -122,6 +124,8 @@ class SASRTrainer(ObservedGRPOTrainer):
             raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
         if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
+        if self.args.flat_groups != "keep" and (self._is_vlm or self.aux_loss_enabled):
+            raise InputError(f"flat_groups {self.args.flat_groups} is for dense text models: set it to keep")
 
     def get_train_dataloader(self) -> DataLoader:
         """A counter of micro-batches: the rows come from the streams, because which kind of rows a step needs is only
@@ -151,6 +155,8 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _decide(self) -> StepPlan:
         step, waiting = self.state.global_step, self.selection.waiting_batches
         plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
+        if plan.demonstrations == "all":
+            plan = replace(plan, demonstrations=self.args.sft_questions)
         if plan.demonstrations in TIED_TO_ROLLOUTS:
             check_fresh(self.args, self.args.schedule)
         # The signals are reduced over ranks and agree; should an engine round them differently, rank 0 decides, since
@@ -160,20 +166,20 @@ class SASRTrainer(ObservedGRPOTrainer):
     def draw_batches(self, count: int, counted: bool = True) -> list[dict[str, Any]]:
         plan, args = self.plan, self.args
         batches: list[dict[str, Any]] = [{"plan": plan, "index": i} for i in range(count)]
-        self._parts, self._chosen = [None] * count, Chosen([])
+        self._parts, self.chosen = [None] * count, Chosen([])
         if plan.sft_weight and plan.demonstrations in BEFORE_THE_STEP:
             size = args.per_device_sft_batch_size * count * args.world_size
             self._study(self.selection.before_step(plan, size), counted)
         if plan.grpo_weight:
             for i, batch in enumerate(batches):
                 if self.generates_at(self._step + i):
-                    batch["asked"] = self._draw_questions()
+                    batch["asked"] = self.take_questions(self.args.generation_batch_size // self.num_generations)
                 batch["prompts"] = self._prompts_of(batch.get("asked", []))
         return batches
 
     def _study(self, chosen: Chosen, counted: bool = True) -> None:
         """Take these demonstrations of all ranks for the step under way."""
-        args, self._chosen = self.args, chosen
+        args, self.chosen = self.args, chosen
         self._parts = divide(
             chosen, len(self._parts), args.process_index, args.world_size, self._tokenizer.pad_token_id
         )
@@ -181,16 +187,32 @@ class SASRTrainer(ObservedGRPOTrainer):
             self.counts["sft_tokens"] += chosen.tokens
             self.state.num_input_tokens_seen += chosen.tokens + sum(len(d.prompt_ids) for d in chosen.demonstrations)
 
-    def _draw_questions(self) -> list[int]:
-        drawn = self.rl_stream.take(self.args.generation_batch_size // self.num_generations)
-        return [self.rl_rows[i] for i in drawn]
+    def take_questions(self, count: int) -> list[int]:
+        """The next rows of the training dataset for GRPO to ask."""
+        if self.curriculum is not None:
+            return self.curriculum.take_questions(count, self._progress)
+        return [self.rl_rows[i] for i in self.rl_stream.take(count)]
+
+    def take_demonstrations(self, count: int) -> list[int]:
+        """The indices of the next demonstrations."""
+        if self.curriculum is not None and self.state.global_step >= self.warmup.bound:
+            return self.curriculum.take_demonstrations(count, self._progress)
+        return self.sft_stream.take(count)
+
+    @property
+    def _progress(self) -> float:
+        done, steps = self.state.global_step - self.warmup.bound, self.state.max_steps - self.warmup.bound
+        return min(max(done / max(steps, 1), 0.0), 1 - 1e-9)
 
     def _prompts_of(self, asked: list[int]) -> list[dict[str, Any]]:
         # The same global order and contiguous division over ranks as TRL's sampler, so that groups stay whole.
-        size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         repeated = [row for row in asked for _ in range(self.num_generations)]
-        rank = self.args.process_index
+        size, rank = len(repeated) // self.args.world_size, self.args.process_index
         return [self.train_dataset[row] for row in repeated[rank * size : (rank + 1) * size]]
+
+    def further_rollouts(self, groups: int) -> dict[str, Any]:
+        self.selection.asked = self.take_questions(groups * self.args.world_size)
+        return self._generate_and_score_completions(self._prompts_of(self.selection.asked))
 
     def hints_for_rollouts(self):
         if self.plan.demonstrations != "hints":
@@ -203,6 +225,8 @@ class SASRTrainer(ObservedGRPOTrainer):
         return repeated[self.args.process_index * size : (self.args.process_index + 1) * size]
 
     def on_rollouts(self, rewards, output):
+        # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.
+        self.counts["rollout_tokens"] += int(output["num_items_in_batch"])
         chosen, output["advantages"] = self.selection.after_rollouts(self.plan, rewards, output)
         if chosen is not None:
             self._study(chosen)
@@ -218,12 +242,10 @@ class SASRTrainer(ObservedGRPOTrainer):
             return super()._prepare_inputs(inputs)  # evaluation
         prepared = {"plan": inputs["plan"]}
         if "prompts" in inputs:
-            # A step may generate several times: whose rollouts come now is not known when its rows are drawn.
-            self.selection.asked = inputs.get("asked", self.selection.asked)
+            if "asked" in inputs:
+                # A step may generate several times: whose rollouts come now is not known when its rows are drawn.
+                self.selection.asked, self.selection.outcomes = inputs["asked"], []
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
-            if inputs["prompts"]:
-                # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.
-                self.counts["rollout_tokens"] += int(prepared["rollouts"]["num_items_in_batch"])
         part = self._parts[inputs["index"]]  # only now: the rollouts may have decided it
         if part is not None:
             prepared["demonstrations"] = self._prepare_input(part)
@@ -232,12 +254,15 @@ class SASRTrainer(ObservedGRPOTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if "plan" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        plan, losses, chosen = inputs["plan"], [], self._chosen
+        plan, losses, chosen = inputs["plan"], [], self.chosen
         if "demonstrations" in inputs:
             losses.append(plan.sft_weight * chosen.sft_scale * self._sft_loss(model, inputs["demonstrations"]))
         if "rollouts" in inputs:
-            grpo = super().compute_loss(model, inputs["rollouts"], return_outputs)
-            losses.append(plan.grpo_weight * chosen.grpo_scale * grpo)
+            rollouts, scale = inputs["rollouts"], chosen.grpo_scale
+            if self.args.flat_groups == "skip":
+                rollouts, part = spread.without_flat(self, rollouts, self.loss_type)
+                scale *= part
+            losses.append(plan.grpo_weight * scale * super().compute_loss(model, rollouts, return_outputs))
         return sum(losses[1:], losses[0])
 
     def _sft_loss(self, model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -259,53 +284,12 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.sft_sums[1] += float(entropies.sum())
         plan = self.plan
         weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
-        return -(weights * logps).sum() / self._chosen.tokens * self.accelerator.num_processes
+        return -(weights * logps).sum() / self.chosen.tokens * self.accelerator.num_processes
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        self._finish_step(norm_probe.as_float(norm))
+        finish_step(self, norm_probe.as_float(norm))
         return norm
-
-    def _finish_step(self, norm: float | None) -> None:
-        """After the last micro-batch and before the optimizer acts: take the signals, log them."""
-        plan, metrics, step = self.plan, self._metrics["train"], self.state.global_step
-        if plan.kind == "sft":
-            self.tracker.observe_sft_norm(step, norm)
-        if plan.grpo_weight and self.beta:
-            kl = metrics["kl"][-self.current_gradient_accumulation_steps :]
-            self.tracker.observe_divergence(sum(kl) / len(kl))
-        # A step of both may have found no demonstration to study.
-        self.counts["sft_steps"] += self._chosen.tokens > 0
-        self.counts["grpo_steps"] += plan.grpo_weight > 0
-        share = self._chosen.sft_share
-        metrics["sasr/p_sft"].append(plan.sft_probability if share is None else share)
-        metrics["sasr/sft_weight"].append(plan.sft_weight)
-        metrics["sasr/grpo_weight"].append(plan.grpo_weight)
-        for name in ("sft_grad_norm", "warmup_grad_norm", "divergence"):
-            value = getattr(self.tracker, name)
-            if value is not None:
-                metrics[f"sasr/{name}"].append(value)
-        for name, value in self.counts.items():
-            metrics[f"sasr/{name}"] = [float(value)]
-        if self._chosen.tokens:
-            sums = torch.tensor(self.sft_sums, dtype=torch.float64).to(self.accelerator.device, torch.float32)
-            sums = self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
-            nll, entropy = (sums / self._chosen.tokens).tolist()
-            metrics["sasr/sft_loss"].append(nll)
-            self.sft_sums = [0.0, 0.0]
-            if step < self.warmup.bound:
-                self.warmup.observe(step, nll)
-                self.tracker.warmup_steps = self.warmup.bound
-        if self.warmup.ends_at(step + 1):
-            self.tracker.end_warmup(step + 1)
-        if plan.grpo_weight:
-            last = metrics["entropy"][-self.current_gradient_accumulation_steps :]
-            self.tracker.observe_entropy(sum(last) / len(last))
-            if self.selection.unsolved is not None:
-                metrics["sasr/unsolved"].append(self.selection.unsolved)
-                metrics["sasr/failed_waiting"] = [float(len(self.selection.queue))]
-        elif self._chosen.tokens:
-            self.tracker.observe_entropy(entropy)
 
     # ---- learning rates ----
 
@@ -355,28 +339,43 @@ class SASRTrainer(ObservedGRPOTrainer):
         if self.optimizer_states is not None and self.args.should_save:
             self.optimizer_states.save(directory)
         state = {
-            "sft_position": self.sft_stream.position,
-            "rl_position": self.rl_stream.position,
+            **self.rows_state(),
             "warmup": self.warmup.state_dict(),
             "signals": self.tracker.state_dict(),
-            "failed": self.selection.queue,
-            "unsolved": self.selection.unsolved,
+            "asked": self.selection.asked,
+            "outcomes": self.selection.outcomes,
             "counts": self.counts,
             "budget": self.budget.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
         return state, {"probe": self.reference.probe}
 
+    def rows_state(self) -> dict[str, Any]:
+        """Which rows come next. JSON-safe."""
+        return {
+            "sft_position": self.sft_stream.position,
+            "rl_position": self.rl_stream.position,
+            "failed_at": list(self.selection.failed_at.items()),
+            "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
+        }
+
+    def load_rows_state(self, state: dict[str, Any]) -> None:
+        """Take over what `rows_state` gave."""
+        self.sft_stream.position, self.rl_stream.position = state["sft_position"], state["rl_position"]
+        # Checkpoints of earlier versions, and those at the end of a warm-up without a curriculum, lack the others.
+        self.selection.failed_at = {index: step for index, step in state.get("failed_at", [])}
+        if self.curriculum is not None and state.get("curriculum") is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
+
     def is_over(self, state: dict[str, Any]) -> bool:
         return self.budget.is_spent(state)
 
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-        self.sft_stream.position = state["sft_position"]
-        self.rl_stream.position = state["rl_position"]
+        self.load_rows_state(state)
         # Checkpoints of earlier versions lack what has a default here.
         self.warmup.load_state_dict(state.get("warmup", {}))
         self.tracker.load_state_dict(state["signals"])
-        self.selection.queue, self.selection.unsolved = state.get("failed", []), state.get("unsolved")
+        self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
         self.counts.update(state["counts"])
         self.budget.load(state)
         if self.optimizer_states is not None:

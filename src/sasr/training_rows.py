@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datasets import Dataset
 
+from .curriculum import Curriculum, level_of
 from .demonstrations import Demonstration, Ids, tokenize_demonstrations
 from .errors import InputError
 
@@ -21,15 +22,18 @@ class TrainingRows(NamedTuple):
         demonstrations (`list[Demonstration]`): Of the training dataset, or of the separate dataset.
         demonstration_of_row (`dict[int, int]`): GRPO row to the index of the demonstration that answers it: its own, or
             the first one with the same prompt in the separate dataset.
+        curriculum ([`Curriculum`] or `None`): Over both, if one is wanted.
     """
 
     rl_rows: list[int]
     demonstrations: list[Demonstration]
     demonstration_of_row: dict[int, int]
+    curriculum: Curriculum | None
 
 
 def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> TrainingRows:
-    """The rows of a trainer. Raises `InputError` for a prompt longer than `max_prompt_length`."""
+    """The rows of a trainer. Raises `InputError` for a prompt longer than `max_prompt_length`, and for a curriculum
+    over rows without difficulty."""
     args, rows = trainer.args, trainer.train_dataset
     needed = [name for name in args.reward_columns if name in rows.column_names]
     filled = zip(*(rows[name] for name in needed), strict=True) if needed else ((True,) for _ in rows)
@@ -65,4 +69,18 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
             first.setdefault(repr(source[i]["prompt"]), place[i])
         prompts_of = {row: repr(rows[row]["prompt"]) for row in rl_rows}
         answers = {row: first[prompt] for row, prompt in prompts_of.items() if prompt in first}
-    return TrainingRows(rl_rows, demonstrations, answers)
+    return TrainingRows(rl_rows, demonstrations, answers, _curriculum(trainer, rl_rows, source, chosen))
+
+
+def _curriculum(trainer: SASRTrainer, rl_rows: list[int], source: Dataset, chosen: list[int]) -> Curriculum | None:
+    if trainer.args.curriculum == "none":
+        return None
+    rows = trainer.train_dataset
+
+    def level(dataset: Dataset, i: int) -> float:
+        what = "row" if dataset is rows else "row of the demonstrations"
+        return level_of(dataset[i].get("difficulty"), f"{what} {i + 1}")
+
+    questions = {i: level(rows, i) for i in rl_rows}
+    demonstrations = {place: level(source, i) for place, i in enumerate(chosen)}
+    return Curriculum(trainer.args.curriculum, questions, demonstrations, trainer.args.seed)

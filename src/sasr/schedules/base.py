@@ -25,7 +25,7 @@ class Signals:
             measured.
         entropy (`float` or `None`): Mean entropy of the policy's next-token distribution in the last step, nats per
             token: over the rollouts if it had any, else over the demonstrations; `None` before the first step.
-        failed_batches (`float`): SFT batches that the waiting questions without a correct rollout would fill.
+        failed_batches (`float`): SFT batches that the waiting failed questions would fill.
     """
 
     step: int
@@ -112,10 +112,10 @@ def draw(seed: int, step: int) -> float:
     return random.Random(f"{seed}:{step}").random()
 
 
-def coin(sft_probability: float, signals: Signals, demonstrations: str = "all") -> StepPlan:
+def coin(sft_probability: float, signals: Signals) -> StepPlan:
     """One SFT step with the given probability, otherwise one GRPO step."""
     sft = signals.draw < sft_probability
-    return StepPlan(float(sft), float(not sft), sft_probability, demonstrations=demonstrations)
+    return StepPlan(float(sft), float(not sft), sft_probability)
 
 
 def decide(schedule: Schedule, signals: Signals) -> StepPlan:

@@ -21,17 +21,15 @@ class Sasr:
         gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
         divergence_weight (`float`): w in [0, 1].
         divergence_target (`float`): d_target > 0, nats per token: the drift that counts as much as g_last = g_warmup.
-        sft_questions (`str`): `"all"`, or `"failed"`: SFT steps take the questions failed in rollouts first.
     """
 
     gamma: float = 1.0
     divergence_weight: float = 0.0
     divergence_target: float = 0.1
-    sft_questions: str = "all"
     needs_warmup: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
-        return coin(self.probability(signals), signals, self.sft_questions)
+        return coin(self.probability(signals), signals)
 
     def probability(self, signals: Signals) -> float:
         """p_t in [0, 1]. Raises `ValueError` if a norm or the divergence that w asks for is missing."""

@@ -1,0 +1,124 @@
+"""Groups of rollouts without a spread of rewards, which have advantages of 0 and so no gradient (`flat_groups`).
+
+- `keep`: stock TRL; they cost a forward and a backward pass.
+- `skip`: they are left out of both. The gradient is that of `keep`.
+- `resample`: other questions are asked in their place, as in DAPO (arXiv 2503.14476), in at most `ROUNDS` further
+  generations; what is flat then stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .config import SASRConfig
+    from .rollouts import ObservedGRPOTrainer
+
+CHOICES = ("keep", "skip", "resample")
+ROUNDS = 3
+_ONCE = ("num_items_in_batch",)  # has no row for each rollout
+# How TRL divides a micro-batch's loss, where not by the tokens of all micro-batches: by its sequences, or its tokens.
+_BY_SEQUENCES = ("grpo", "sapo", "dr_grpo", "luspo")
+_BY_TOKENS = ("bnpo",)
+
+
+def check_settings(args: SASRConfig) -> None:
+    """Raise `InputError` for settings with which a flat group has a gradient, or cannot be replaced."""
+    if args.flat_groups == "keep":
+        return
+    for name, harmless in (
+        ("beta", 0.0), ("entropy_coef", 0.0), ("use_adaptive_entropy", False), ("top_entropy_quantile", 1.0)
+    ):  # fmt: skip
+        if getattr(args, name) != harmless:
+            raise InputError(
+                f"with {name} a group without a spread of rewards acts on the gradient too, but flat_groups "
+                f"{args.flat_groups} leaves it out: set {name} to {harmless}, or flat_groups to keep"
+            )
+    if args.flat_groups == "resample":
+        if args.scale_rewards == "batch" or args.multi_objective_aggregation != "sum_then_normalize":
+            raise InputError(
+                "flat_groups resample needs advantages within groups: set scale_rewards to group or none and "
+                "multi_objective_aggregation to sum_then_normalize"
+            )
+        if args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
+            raise InputError(
+                f"flat_groups resample needs whole groups on each device: set per_device_train_batch_size "
+                f"({args.per_device_train_batch_size}) x steps_per_generation ({args.steps_per_generation}) to a "
+                f"multiple of num_generations ({args.num_generations})"
+            )
+
+
+def without_flat(trainer: ObservedGRPOTrainer, batch: dict[str, Any], loss_type: str) -> tuple[dict[str, Any], float]:
+    """A micro-batch of rollouts without those whose advantage is 0, and the factor that makes its loss that of all.
+
+    At least one stays, so that the step takes place, and equally many on each rank, which must run the same passes.
+    """
+    advantages = batch["advantages"]
+    kept = advantages != 0 if advantages.dim() == 1 else (advantages != 0).any(1)
+    count = torch.clamp(kept.sum(), min=1)
+    if trainer.args.world_size > 1:
+        count = trainer.accelerator.gather(count.reshape(1)).max()
+    # Stable: those to keep first, in their order.
+    index = torch.argsort((~kept).int(), stable=True)[: int(count)]
+    if len(index) == len(kept):
+        return batch, 1.0
+    smaller = {key: value if key in _ONCE else value[index] for key, value in batch.items()}
+    if loss_type in _BY_SEQUENCES:
+        return smaller, len(index) / len(kept)
+    if loss_type in _BY_TOKENS:
+        return smaller, float(smaller["completion_mask"].sum() / batch["completion_mask"].sum().clamp(min=1))
+    return smaller, 1.0
+
+
+def refill(trainer: ObservedGRPOTrainer, output: dict[str, Any]) -> dict[str, Any]:
+    """Replace this rank's flat groups by groups of further questions, as long as there are any and rounds left."""
+    size = trainer.num_generations
+    for _ in range(ROUNDS):
+        flat = flat_groups(output["advantages"], size)
+        needed = torch.tensor([len(flat)], device=trainer.accelerator.device)
+        most = int(trainer.accelerator.gather(needed).max()) if trainer.args.world_size > 1 else len(flat)
+        if not most:
+            break
+        fresh = trainer.further_rollouts(most)
+        good = [g for g in range(most) if g not in flat_groups(fresh["advantages"], size)]
+        output = replace_groups(output, fresh, dict(zip(flat, good, strict=False)), size, trainer.pad_token_id)
+    mask = output["completion_mask"] * output.get("tool_mask", 1)
+    output["num_items_in_batch"] = trainer.accelerator.gather(mask.sum()).sum()
+    return output
+
+
+def flat_groups(advantages: torch.Tensor, size: int) -> list[int]:
+    """Indices of the groups of `size` rollouts that have no advantage but 0. Shape of `advantages`: (rollouts,)."""
+    return (advantages.view(-1, size) == 0).all(1).nonzero().flatten().tolist()
+
+
+def replace_groups(
+    old: dict[str, Any], new: dict[str, Any], places: dict[int, int], size: int, pad_token_id: int
+) -> dict[str, Any]:
+    """`old` rollouts with group `i` replaced by group `places[i]` of the `new` ones; prompts are padded on the left,
+    all else on the right."""
+    if not places:
+        return old
+    rows = [i * size + k for i in places for k in range(size)]
+    by = [j * size + k for j in places.values() for k in range(size)]
+    merged = {}
+    for key, value in old.items():
+        if key in _ONCE:
+            merged[key] = value
+            continue
+        other = new[key]
+        if value.dim() == 2:
+            width, fill = max(value.size(1), other.size(1)), pad_token_id if key.endswith("_ids") else 0
+            left = key.startswith("prompt_")
+            value, other = (
+                pad(t, (width - t.size(1), 0) if left else (0, width - t.size(1)), value=fill) for t in (value, other)
+            )
+        value = value.clone()
+        value[rows] = other[by]
+        merged[key] = value
+    return merged

@@ -1,0 +1,75 @@
+"""What is measured and logged in an optimizer step, after its last micro-batch and before the optimizer acts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .trainer import SASRTrainer
+
+
+def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
+    """Take the signals of the step and log them; `norm` is the global gradient norm before clipping."""
+    plan, step = trainer.plan, trainer.state.global_step
+    micro_batches = trainer.current_gradient_accumulation_steps
+    metrics = trainer._metrics["train"]
+    tracker, tokens = trainer.tracker, trainer.chosen.tokens
+    if plan.kind == "sft":
+        tracker.observe_sft_norm(step, norm)
+    if plan.grpo_weight and trainer.beta:
+        tracker.observe_divergence(_mean(metrics["kl"][-micro_batches:]))
+    # A step of both may have found no demonstration to study.
+    trainer.counts["sft_steps"] += tokens > 0
+    trainer.counts["grpo_steps"] += plan.grpo_weight > 0
+    share = trainer.chosen.sft_share
+    metrics["sasr/p_sft"].append(plan.sft_probability if share is None else share)
+    metrics["sasr/sft_weight"].append(plan.sft_weight)
+    metrics["sasr/grpo_weight"].append(plan.grpo_weight)
+    for name in ("sft_grad_norm", "warmup_grad_norm", "divergence"):
+        value = getattr(tracker, name)
+        if value is not None:
+            metrics[f"sasr/{name}"].append(value)
+    for name, value in trainer.counts.items():
+        metrics[f"sasr/{name}"] = [float(value)]
+    if tokens:
+        nll, entropy = _sft_means(trainer)
+        metrics["sasr/sft_loss"].append(nll)
+        if step < trainer.warmup.bound:
+            trainer.warmup.observe(step, nll)
+            tracker.warmup_steps = trainer.warmup.bound
+    if trainer.warmup.ends_at(step + 1):
+        tracker.end_warmup(step + 1)
+    if plan.grpo_weight:
+        tracker.observe_entropy(_mean(metrics["entropy"][-micro_batches:]))
+        _log_questions(trainer)
+    elif tokens:
+        tracker.observe_entropy(entropy)
+
+
+def _sft_means(trainer: SASRTrainer) -> tuple[float, float]:
+    """Negative log-likelihood and entropy, nats per completion token of the global batch."""
+    sums = torch.tensor(trainer.sft_sums, dtype=torch.float64).to(trainer.accelerator.device, torch.float32)
+    if trainer.args.world_size > 1:
+        sums = trainer.accelerator.reduce(sums, reduction="sum")
+    trainer.sft_sums = [0.0, 0.0]
+    nll, entropy = (sums / trainer.chosen.tokens).tolist()
+    return nll, entropy
+
+
+def _log_questions(trainer: SASRTrainer) -> None:
+    metrics, selection, curriculum = trainer._metrics["train"], trainer.selection, trainer.curriculum
+    if selection.outcomes:
+        metrics["sasr/unsolved"].append(_mean([share == 0 for share in selection.outcomes]))
+        metrics["sasr/failed_waiting"] = [float(len(selection.failed_at))]
+        if trainer.args.flat_groups == "resample":
+            metrics["sasr/questions"].append(float(len(selection.outcomes)))
+    if curriculum is not None:
+        metrics["sasr/difficulty"].append(_mean([curriculum.level_of_question[row] for row in selection.asked]))
+        for level in curriculum.rates.sums:
+            metrics[f"sasr/success/{level:g}"] = [curriculum.rates.rate(level)]
+
+
+def _mean(values) -> float:
+    return float(sum(values) / len(values))
