@@ -35,10 +35,11 @@ class TaskConfig:
 
     Args:
         task (`str`, *optional*, defaults to `"stories"`):
-            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `svamp`, `multiarith`, `jsonl`) or your own as
-            `module:object`.
+            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `svamp`, `multiarith`, `jsonl`), `reasoning_gym/NAME`, or
+            your own as `module:object`.
         task_options (`dict`, *optional*):
-            Keyword arguments for the task's constructor; on the command line as JSON (for `stories`: `{"steps": 5}`).
+            Keyword arguments for the task's constructor, or fields of the configuration of a reasoning-gym task; on the
+            command line as JSON (for `stories`: `{"steps": 5}`).
         data (`str`, *optional*):
             Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
             Defaults to the task's own dataset.
@@ -62,7 +63,9 @@ class TaskConfig:
             Which held-out rows the exams use: `"test"` or `"validation"`.
     """
 
-    task: str = setting("stories", "stories, gsm8k, math, kk, svamp, multiarith, jsonl, or your own as module:object.")
+    task: str = setting(
+        "stories", "stories, gsm8k, math, kk, svamp, multiarith, jsonl, reasoning_gym/NAME, or your own: module:object."
+    )
     task_options: dict | None = field(
         default=None, metadata={"help": "Options of the task, as JSON: '{\"steps\": [1, 2, 3]}' for stories."}
     )

@@ -9,6 +9,7 @@ from sasr import plugins
 from sasr.errors import InputError, unknown
 from sasr.tasks.base import Row, Task, Verdict, hold_out, text_of
 from sasr.tasks.gsm8k import GSM8KTask
+from sasr.tasks.gym import PREFIX, ReasoningGymTask
 from sasr.tasks.jsonl import JsonlTask
 from sasr.tasks.kk import KnightsKnavesTask
 from sasr.tasks.loading import as_conversation, load_rows
@@ -33,6 +34,7 @@ __all__ = [
     "KnightsKnavesTask",
     "MathTask",
     "MultiArithTask",
+    "ReasoningGymTask",
     "Row",
     "SVAMPTask",
     "StoriesTask",
@@ -51,8 +53,8 @@ def get_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
 
     Args:
         spec (`str`):
-            A name in `TASKS`, or `module:object` for a task of one's own (see [`sasr.plugins.load`]): a `Task`
-            subclass, a `Task`, or a function that returns one.
+            A name in `TASKS`, `reasoning_gym/NAME`, or `module:object` for a task of one's own (see
+            [`sasr.plugins.load`]): a `Task` subclass, a `Task`, or a function that returns one.
         options (`Mapping`, *optional*):
             Keyword arguments for the class or function: the setting `task_options`.
     """
@@ -62,5 +64,7 @@ def get_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
     if spec in TASKS:
         return plugins.call(TASKS[spec], options, f"task {spec}")
     if ":" not in spec:
-        raise unknown("task", spec, TASKS, "module:object for your own")
+        if spec.startswith(PREFIX):
+            return ReasoningGymTask(spec.removeprefix(PREFIX), options)
+        raise unknown("task", spec, [*TASKS, f"{PREFIX}NAME"], "module:object for your own")
     return plugins.load(spec, "task", lambda found: isinstance(found, Task), "sasr.tasks.Task", options)
