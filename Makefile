@@ -54,4 +54,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check "$$torch"
 	@echo "Installing sasr and the rest"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,gguf]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[gym]' || \
+	  echo "make: without reasoning-gym (the reason is above; pycosat needs a C compiler): its tests are skipped" >&2
 	@touch $@

@@ -62,6 +62,13 @@ def checked(status: int, out: str, err: str) -> str:
 FLAGS = {
     "unknown-schedule": (["--schedule", "sassr"], ["unknown schedule 'sassr'", "static", "did you mean sasr?"]),
     "unknown-task": (["--task", "gsm8"], ["unknown task 'gsm8'", "did you mean gsm8k?"]),
+    "task-option": (["--task_options", '{"stps": 5}'], ["option of task stories 'stps'", "did you mean steps?"]),
+    "task-option-value": (["--task_options", '{"steps": [0]}'], ["task stories: steps must be 1 or more, not 0"]),
+    "task-options-no-json": (
+        ["--task_options", "steps=5"],
+        ["--task_options", "'steps=5' is no JSON object", "such as"],
+    ),
+    "task-options-no-object": (["--task_options", "[5]"], ["--task_options", "'[5]' is no JSON object"]),
     "unknown-tiny-model": (["--model_name_or_path", "tiny-lama"], ["'tiny-lama'", "tiny-llama"]),
     "missing-model-path": (["--model_name_or_path", "./models/x"], ["'./models/x'", "no such file or directory"]),
     "missing-gguf": (["--model_name_or_path", "x.gguf"], ["'x.gguf'", "no such file"]),
@@ -170,6 +177,8 @@ RECIPES = {
     "int-for-bool": ("use_peft: 1\n", ["r.yaml", "use_peft is 1", "true or false"]),
     "text-for-bool": ("separate_optimizer_states: maybe\n", ["separate_optimizer_states is 'maybe'", "true or false"]),
     "text-for-list": ("reward_weights: [one, two]\n", ["reward_weights is ['one', 'two']", "list"]),
+    "list-for-mapping": ("task_options: [steps]\n", ["r.yaml", "task_options is ['steps']", "a mapping"]),
+    "task-option": ("task_options: {stps: 5}\n", ["option of task stories 'stps'", "did you mean steps?"]),
     "mapping-for-text": ("task: {name: stories}\n", ["task is {'name': 'stories'}", "text"]),
     "list-for-text": ("schedule: [sasr]\n", ["schedule is ['sasr']", "text"]),
     "number-for-text": ("schedule: 3\n", ["schedule is 3", "text"]),

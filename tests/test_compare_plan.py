@@ -66,7 +66,10 @@ def test_order_of_the_runs():
 
 
 def test_what_a_run_is_told():
-    made = comparison({"methods": ["static", "sasr"], "seeds": 3}, {"gamma": 2.0, "switch_step": 6})
+    made = comparison(
+        {"methods": ["static", "sasr"], "seeds": 3}, {"gamma": 2.0, "switch_step": 6, "task_options": {"steps": [1, 2]}}
+    )
+    assert all(run.settings["task_options"] == {"steps": [1, 2]} for run in made.runs({}))
     sasr, static = (settings_of(made, f"runs/{name}/seed-3") for name in ("sasr", "static"))
     assert sasr["gamma"] == 2.0 and "switch_step" not in sasr, "a shared setting of one schedule is for that one"
     assert static["switch_step"] == 6 and "gamma" not in static

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints
 from sasr.parsing import RECIPES, parse
+from sasr.run import config_text
 from sasr.schedules import SCHEDULES, ChordMu, Hpt, Luffy, Random, Sasr, Static, Uft
 
 
@@ -21,6 +23,20 @@ def test_defaults_that_follow_others():
     assert given.per_device_sft_batch_size == 16
     assert config(sft_learning_rate=1e-3).sft_hybrid_learning_rate == 1e-3
     assert (given.bf16, given.gradient_checkpointing, given.logging_steps) == (False, False, 1)
+
+
+def test_task_options_from_flag_and_recipe(tmp_path):
+    """In config.yaml, where a resumed run and an exam read them, they are a mapping either way."""
+    flags = ["--output_dir", "unused", "--use_cpu"]
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("task_options: {steps: [1, 2]}\nsft_warmup_steps: 4\nmax_steps: 10\n")
+    for given in (["--task_options", '{"steps": [1, 2]}'], ["--config", str(recipe)]):
+        settings = parse([*flags, *given])
+        assert settings.task.task_options == {"steps": [1, 2]}
+        written = yaml.safe_load(config_text(settings))
+        assert written["task_options"] == {"steps": [1, 2]}
+        assert parse(flags, defaults=written).task.task_options == {"steps": [1, 2]}
+    assert "task_options" not in yaml.safe_load(config_text(parse(flags)))
 
 
 def test_schedules_take_their_settings():

@@ -213,6 +213,22 @@ def test_a_run_gives_the_defaults(place, tmp_path, capsys):
     assert "the run has not ended" in message and "checkpoint-2" in message
 
 
+def test_task_options_are_those_of_the_run(place, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"task": "stories", "task_options": {"steps": [1, 2]}}))
+    model = ["--model", str(run)]
+    request = read_request(model)
+    assert request.task_options == {"steps": [1, 2]} and request.held_out
+    assert read_request([*model, "--task", "gsm8k"]).task_options is None
+    other = read_request([*model, "--task_options", '{"steps": 4}'])
+    assert other.task_options == {"steps": 4} and not other.held_out, "other rows were held out"
+    flags = ["--model", "tiny-llama", "--task", "stories", "--task_options", '{"steps": [2, 5]}', "--rows", "3", *SMALL]
+    assert sasr.cli.main(["exam", *flags, "--output_dir", str(tmp_path / "exam")]) == 0
+    assert list(content(tmp_path / "exam")["figures"]["by_difficulty"]) == ["2", "5"]
+    assert content(tmp_path / "exam")["settings"]["task_options"] == {"steps": [2, 5]}
+
+
 def test_generated_rows_are_of_the_test_split(place, tmp_path):
     from sasr.tasks import StoriesTask
 
@@ -239,6 +255,10 @@ REFUSED = {
     "no model there": ([*EXAM, "--model", "nothing"], ["'nothing'", "no config.json"]),
     "no task": (["--model", "lm"], ["no task", "--task"]),
     "unknown task": ([*EXAM, "--task", "jsonnl"], ["unknown task 'jsonnl'", "did you mean jsonl?"]),
+    "task option": (
+        ["--model", "lm", "--task", "stories", "--task_options", '{"stps": 2}'], ["option of task stories 'stps'"]
+    ),
+    "task options": ([*EXAM, "--task_options", "steps"], ["--task_options", "no JSON object"]),
     "task without data": (["--model", "lm", "--task", "jsonl"], ["task jsonl has no data of its own"]),
     "missing data": ([*EXAM, "--data", "none.jsonl"], ["none.jsonl", "no such file"]),
     "other task's data": ([*EXAM, "--task", "gsm8k"], ["rows.jsonl:1", "no field 'question'", "task gsm8k"]),

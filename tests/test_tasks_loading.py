@@ -24,6 +24,11 @@ class Settings:
 mine = Mine()
 def make():
     return Mine()
+class Sized(Mine):
+    def __init__(self, size, *, colour="red"):
+        self.size, self.colour = size, colour
+def anything(**options):
+    return Sized(**options)
 def broken():
     raise RuntimeError("no\\nluck")
 def nothing():
@@ -72,12 +77,35 @@ def test_own_task_errors(file):
     path = file(TASK_FILE, "own.py")
     assert "has no 'Other'" in error_of(get_task, f"{path}:Other")
     assert "RuntimeError: no luck" in error_of(get_task, f"{path}:broken")
-    assert "own.py:16" in error_of(get_task, f"{path}:broken")
+    assert "own.py:21" in error_of(get_task, f"{path}:broken")
     assert "must be a sasr.tasks.Task" in error_of(get_task, f"{path}:nothing")
     assert "both parts" in error_of(get_task, f"{path}:")
     assert "no such file" in error_of(get_task, "missing.py:Task")
     assert "ModuleNotFoundError" in error_of(get_task, "no_such_module_here:Task")
     assert "SyntaxError" in error_of(get_task, file("def", "bad.py") + ":Task")
+
+
+def test_task_options(file):
+    assert get_task("stories", {"steps": [1, 2]}).lengths == [1, 2] and get_task("jsonl", {}).name == "jsonl"
+    message = error_of(get_task, "stories", {"stps": 2})
+    assert "unknown option of task stories 'stps'" in message and "num_train, num_held_out, seed, steps" in message
+    assert "did you mean steps?" in message
+    assert "task stories: steps must be 1 or more, not 'two'" in error_of(get_task, "stories", {"steps": "two"})
+    assert "task math: timeout is 'long'" in error_of(get_task, "math", {"timeout": "long"})
+    assert "task gsm8k has no options: leave steps out" in error_of(get_task, "gsm8k", {"steps": 2})
+    assert "task_options is 5, but it must be" in error_of(get_task, "stories", 5)
+
+
+def test_options_of_an_own_task(file):
+    path = file(TASK_FILE, "own.py")
+    for name in ("Sized", "anything"):
+        task = get_task(f"{path}:{name}", {"size": 3, "colour": "blue"})
+        assert (task.size, task.colour) == (3, "blue")
+    message = error_of(get_task, f"{path}:Sized", {"size": 3, "color": "blue"})
+    assert f"unknown option of task '{path}:Sized' 'color'" in message and "use one of size, colour" in message
+    assert "'size'" in error_of(get_task, f"{path}:Sized")
+    assert "has no options: leave size out" in error_of(get_task, f"{path}:Mine", {"size": 3})
+    assert "is made already and takes no options" in error_of(get_task, f"{path}:mine", {"size": 3})
 
 
 def test_files_globs_and_lists(file, tmp_path):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -72,8 +75,41 @@ def test_generation_is_deterministic_and_larger_counts_continue():
     assert len(StoriesTask(num_train=7, num_held_out=3).generate(split="test")) == 3
 
 
+@pytest.mark.parametrize(
+    ("steps", "digest"), [(1, "139a19bbf47d7d49"), (3, "5280e6888aeda977"), (6, "f2634b85d2d310d9")]
+)
+def test_stories_stay_the_same(steps, digest):
+    """Figures of earlier runs are about these rows."""
+    task = StoriesTask(steps=steps)
+    rows = task.generate(300, 7, "train") + task.generate(100, 7, "test")
+    assert hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16] == digest
+
+
+def test_several_lengths_in_turn():
+    task = StoriesTask(steps=[1, 4, 2])
+    rows = task.generate(31, 5, "test")
+    assert [row["difficulty"] for row in rows] == [[1, 4, 2][i % 3] for i in range(31)]
+    assert rows == task.generate(60, 5, "test")[:31]
+    for steps in (1, 4, 2):
+        own = [row for row in rows if row["difficulty"] == steps]
+        assert own == StoriesTask(steps=steps).generate(len(own), 5, "test")
+        assert all(row["completion"].count(" = ") == steps for row in own)
+    assert task.vocabulary_texts() == StoriesTask().vocabulary_texts()
+    for kind in task.perturbations():
+        changed = [(row, task.perturb(row, kind, 0)) for row in rows]
+        pairs = [(row, other) for row, other in changed if other is not None]
+        assert pairs and all(row["difficulty"] == other["difficulty"] for row, other in pairs)
+
+
+def test_a_length_that_is_told_out_leaves_its_turn_to_the_others(monkeypatch):
+    for name, value in {"NAMES": ("Tom", "Ann"), "ITEMS": ("pens",), "_PATIENCE": 500}.items():
+        monkeypatch.setattr(f"sasr.tasks.stories.{name}", value)
+    told = Counter(row["difficulty"] for row in StoriesTask(steps=[1, 5]).generate(5000))
+    assert told[1] < 2000 < told[5] and sum(told.values()) == 5000
+
+
 def test_vocabulary_texts_cover_everything():
-    task = StoriesTask()
+    task = StoriesTask(steps=[2, 3, 6])
     known = {piece for text in task.vocabulary_texts() for piece in pieces(text)}
     whole = {word for text in task.vocabulary_texts() for word in re.findall(r"\w+|[^\w\s]+", text)}
     for row in task.generate(1500) + task.generate(500, 1, "test"):
@@ -128,6 +164,16 @@ def test_hold_out_has_no_overlap(seed, count, rng):
 def test_bad_settings_and_exhaustion(monkeypatch):
     with pytest.raises(InputError, match="steps must be 1 or more, not 0"):
         StoriesTask(steps=0)
+    for options, named in (
+        ({"steps": [2, "3"]}, "steps must be 1 or more, not '3'"),
+        ({"steps": "34"}, "steps must be 1 or more, not '34'"),
+        ({"steps": []}, "list each length once"),
+        ({"steps": [2, 2]}, "list each length once"),
+        ({"num_train": 1.5}, "num_train must be 1 or more, not 1.5"),
+        ({"seed": "1"}, "seed must be a whole number, not '1'"),
+    ):
+        with pytest.raises(InputError, match=named):
+            StoriesTask(**options)
     monkeypatch.setattr("sasr.tasks.stories.NAMES", ("Tom", "Ann"))
     monkeypatch.setattr("sasr.tasks.stories.ITEMS", ("pens",))
     monkeypatch.setattr("sasr.tasks.stories._PATIENCE", 500)

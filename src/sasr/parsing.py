@@ -14,7 +14,7 @@ from trl import ModelConfig, TrlParser
 
 from .config import SASRConfig
 from .errors import InputError, did_you_mean
-from .task_config import TaskConfig
+from .task_config import TaskConfig, json_mapping
 from .warmup import AUTO
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -44,6 +44,7 @@ class Parser(TrlParser):
     def __init__(self) -> None:
         super().__init__([TaskConfig, SASRConfig, ModelConfig], prog="sasr train", add_help=False, allow_abbrev=False)
         self.actions()["sft_warmup_steps"].type = _steps_or_auto
+        self.actions()["task_options"].type = json_mapping
 
     def error(self, message: str):
         raise InputError(message)
@@ -97,7 +98,7 @@ def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:
         several = actions[key].nargs == "+"
         items = value if several and isinstance(value, list) else [value]
         if value is not None and not all(_fits(item, kinds, actions[key]) for item in items):
-            names = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+            names = {"bool": "true or false", "int": "a whole number", "float": "a number", "dict": "a mapping"}
             wanted = next((text for kind, text in names.items() if kind in kinds and "str" not in kinds), "text")
             raise InputError(
                 f"{source}: {key} is {value!r}, but it must be {f'a list ({wanted})' if several else wanted}"

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, unknown
 
 
-def load(spec: str, what: str, fits: Callable[[Any], bool], wanted: str) -> Any:
+def call(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> Any:
+    """`function(**options)`. Raises `InputError` for an option that it does not take, naming those that it does."""
+    if options:
+        parameters = inspect.signature(function).parameters.values()
+        known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        for name in options:
+            if not known and not parameters:
+                raise InputError(f"{what} has no options: leave {name} out")
+            if name not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                raise unknown(f"option of {what}", name, known)
+    return function(**options)
+
+
+def load(
+    spec: str, what: str, fits: Callable[[Any], bool], wanted: str, options: Mapping[str, Any] | None = None
+) -> Any:
     """The object that `module:object` stands for.
 
     Args:
         spec (`str`): The module is importable (the current directory is on the path) or a file, as in
             `my/tasks.py:MyTask`. The object is what is wanted, or a class or function that returns it when called
-            without arguments.
+            with `options`.
         what (`str`): What is loaded, for messages.
         fits (`Callable`): Whether an object is what is wanted.
         wanted (`str`): What is wanted, for messages.
+        options (`Mapping`, *optional*): Keyword arguments to call it with.
 
     Raises:
         [`InputError`]: It cannot be imported, made, or is something else.
@@ -41,13 +58,15 @@ def load(spec: str, what: str, fits: Callable[[Any], bool], wanted: str) -> Any:
     made = found
     if callable(found) and (isinstance(found, type) or not fits(found)):
         try:
-            made = found()
+            made = call(found, options or {}, f"{what} '{spec}'")
         except InputError:
             raise
         except Exception as error:
             raise InputError(
                 f"{what} '{spec}': calling {object_name}() failed: {_describe(error)}; correct it"
             ) from error
+    elif options:
+        raise InputError(f"{what} '{spec}' is made already and takes no options: leave them out, or name its class")
     if not fits(made):
         shown = " ".join(repr(made).split())[:80]
         raise InputError(

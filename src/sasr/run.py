@@ -50,7 +50,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     say = view.message if view is not None else (lambda text: None)
 
     # Everything that can be wrong, cheapest first, before the model.
-    task = get_task(settings.task.task)
+    task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))

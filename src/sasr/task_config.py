@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import InputError, require, unknown
 
@@ -14,6 +17,17 @@ def setting(default, text: str):
     return field(default=default, metadata={"help": text})
 
 
+def json_mapping(text: str) -> dict[str, Any]:
+    """A mapping as flags write it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"""{text[:60]!r} is no JSON object, such as '{{"steps": 5}}'""")
+    return value
+
+
 @dataclass
 class TaskConfig:
     r"""
@@ -21,8 +35,11 @@ class TaskConfig:
 
     Args:
         task (`str`, *optional*, defaults to `"stories"`):
-            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `svamp`, `multiarith`, `jsonl`) or your own as
-            `module:object`.
+            A built-in task (`stories`, `gsm8k`, `math`, `kk`, `svamp`, `multiarith`, `jsonl`), `reasoning_gym/NAME`, or
+            your own as `module:object`.
+        task_options (`dict`, *optional*):
+            Keyword arguments for the task's constructor, or fields of the configuration of a reasoning-gym task; on the
+            command line as JSON (for `stories`: `{"steps": 5}`).
         data (`str`, *optional*):
             Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
             Defaults to the task's own dataset.
@@ -46,7 +63,12 @@ class TaskConfig:
             Which held-out rows the exams use: `"test"` or `"validation"`.
     """
 
-    task: str = setting("stories", "stories, gsm8k, math, kk, svamp, multiarith, jsonl, or your own as module:object.")
+    task: str = setting(
+        "stories", "stories, gsm8k, math, kk, svamp, multiarith, jsonl, reasoning_gym/NAME, or your own: module:object."
+    )
+    task_options: dict | None = field(
+        default=None, metadata={"help": "Options of the task, as JSON: '{\"steps\": [1, 2, 3]}' for stories."}
+    )
     data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
     demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
     exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")

@@ -57,7 +57,7 @@ def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str
 
 def _check_rows(settings: Settings, args: SASRConfig) -> str:
     """A digest of what the exam asks."""
-    task = get_task(settings.task.task)
+    task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
     if settings.model.model_name_or_path is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")

@@ -53,7 +53,8 @@ def compare(argv: list[str]) -> int:
 
     flags = _settings(rest)
     recipe, source, name = _recipe(options, flags)
-    get_task(str(flags.get("task") or recipe.get("task") or "stories"))  # what follows makes no sense without
+    given = {**recipe, **flags}
+    get_task(str(given.get("task") or "stories"), given.get("task_options"))  # what follows makes no sense without
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
     jobs, devices = _jobs(options.jobs)
     directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))

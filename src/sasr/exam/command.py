@@ -24,7 +24,8 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
 
   --model MODEL        a directory, a hub name, a GGUF file; or a run of sasr train or a checkpoint in it, whose
                        config.yaml then gives defaults: task, held-out rows, limits, dtype
-  --task NAME          stories, gsm8k, math, kk, jsonl, or your own as module:object
+  --task NAME          stories, gsm8k, math, kk, jsonl, ..., reasoning_gym/NAME, or your own as module:object
+  --task_options JSON  its options, as in '{"steps": 5}' [those of the run, if the task is the run's]
   --data FILE          rows to ask, in file order; default: held out by the run, generated, or the Hub's test split
   --rows N             at most so many rows [exam_rows of the run, or 200]
   --n N                sampled completions of each row [exam_samples of the run, or 8]
@@ -75,7 +76,7 @@ def _run(request: Request, directory: Path) -> None:
     from sasr.tasks import get_task
 
     # Everything that can be wrong, cheapest first, before a model is loaded.
-    task = get_task(request.task)
+    task = get_task(request.task, request.task_options)
     names = [name for name in (request.model, request.initial_model) if name is not None]
     for name in names:
         _check_model(name)

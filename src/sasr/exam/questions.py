@@ -55,7 +55,7 @@ def _held_out(task: Task, request: Request) -> list[Row]:
 def demonstrations(request: Request) -> list[Row]:
     """The first `request.rows` rows of `nll_task` that have a worked solution."""
     assert request.nll_task is not None
-    task = get_task(request.nll_task)
+    task = get_task(request.nll_task, request.task_options if request.nll_task == request.task else None)
     if request.nll_data is None and task.generates:
         rows = task.generate(request.rows, None, "test")
     else:

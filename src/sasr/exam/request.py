@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sasr.errors import InputError, did_you_mean, unknown
+from sasr.task_config import json_mapping
 
 CONFIG_FILE = "config.yaml"  # of a run of sasr train
 _DEFAULTS: dict[str, Any] = {
@@ -30,6 +31,7 @@ _NAMES_OF_RUNS = {
     "seed": "seed",
     "dtype": "dtype",
 }
+_UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": ()}
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 _KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}
 _TEXTS = ("model", "task", "data", "dtype", "initial_model", "nll_task", "nll_data", "output_dir")
@@ -43,6 +45,7 @@ class Request:
         model (`str`): Directory, GGUF file or hub name of the model.
         task (`str`), data (`str`, *optional*): What to ask. Without `data` the rows that the run held out, those that
             the task generates, or the test split of its dataset on the Hub.
+        task_options (`dict`, *optional*): What the task is made with.
         rows (`int`), n (`int`): Rows, and sampled completions of each.
         max_new_tokens (`int`), temperature (`float`): Of the completions.
         batch_size (`int`): Completions generated at a time; another one draws other samples.
@@ -58,6 +61,7 @@ class Request:
 
     model: str
     task: str
+    task_options: dict[str, Any] | None
     data: str | None
     rows: int
     n: int
@@ -77,7 +81,11 @@ class Request:
     @property
     def held_out(self) -> bool:
         """Whether the rows are those that the run held out from its training."""
-        return self.run is not None and self.data is None and self.task == str(self.run.get("task", "stories"))
+        if self.run is None or self.data is not None:
+            return False
+        # With other options the prompts may be others, and those that were set apart too.
+        asked = self.task, self.task_options or {}
+        return asked == (str(self.run.get("task", "stories")), self.run.get("task_options") or {})
 
     @property
     def block(self) -> int:
@@ -107,9 +115,11 @@ def read_request(argv: list[str]) -> Request:
     if given.get("model") is None:
         raise InputError("no model: give --model a directory, a GGUF file, a hub name or a run of sasr train")
     run = run_settings(given["model"])
-    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | {"entropy": False, "perturb": ()} | _DEFAULTS
+    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | _UNSET | _DEFAULTS
     if run is not None:
         values["task"] = str(run.get("task", "stories"))
+        if given.get("task", values["task"]) == values["task"]:
+            values["task_options"] = run.get("task_options")
         values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}
     values |= given
     if values["task"] is None:
@@ -148,6 +158,7 @@ def _flags(argv: list[str]) -> dict[str, Any]:
         parser.add_argument(f"--{name}")
     for name, kind in _KINDS.items():
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--task_options", type=json_mapping)
     parser.add_argument("--entropy", action="store_true")
     parser.add_argument("--perturb", nargs="+")
     namespace, rest = parser.parse_known_args(argv)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sasr import plugins
-from sasr.errors import unknown
+from sasr.errors import InputError, unknown
 from sasr.tasks.base import Row, Task, Verdict, hold_out, text_of
 from sasr.tasks.gsm8k import GSM8KTask
+from sasr.tasks.gym import PREFIX, ReasoningGymTask
 from sasr.tasks.jsonl import JsonlTask
 from sasr.tasks.kk import KnightsKnavesTask
 from sasr.tasks.loading import as_conversation, load_rows
@@ -30,6 +34,7 @@ __all__ = [
     "KnightsKnavesTask",
     "MathTask",
     "MultiArithTask",
+    "ReasoningGymTask",
     "Row",
     "SVAMPTask",
     "StoriesTask",
@@ -43,16 +48,23 @@ __all__ = [
 ]
 
 
-def get_task(spec: str) -> Task:
+def get_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
     """The task that a name stands for.
 
     Args:
         spec (`str`):
-            A name in `TASKS`, or `module:object` for a task of one's own (see [`sasr.plugins.load`]): a `Task`
-            subclass, a `Task`, or a function without arguments that returns one.
+            A name in `TASKS`, `reasoning_gym/NAME`, or `module:object` for a task of one's own (see
+            [`sasr.plugins.load`]): a `Task` subclass, a `Task`, or a function that returns one.
+        options (`Mapping`, *optional*):
+            Keyword arguments for the class or function: the setting `task_options`.
     """
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise InputError(f"task_options is {options!r}, but it must be `name: value` lines")
     if spec in TASKS:
-        return TASKS[spec]()
+        return plugins.call(TASKS[spec], options, f"task {spec}")
     if ":" not in spec:
-        raise unknown("task", spec, TASKS, "module:object for your own")
-    return plugins.load(spec, "task", lambda found: isinstance(found, Task), "sasr.tasks.Task")
+        if spec.startswith(PREFIX):
+            return ReasoningGymTask(spec.removeprefix(PREFIX), options)
+        raise unknown("task", spec, [*TASKS, f"{PREFIX}NAME"], "module:object for your own")
+    return plugins.load(spec, "task", lambda found: isinstance(found, Task), "sasr.tasks.Task", options)

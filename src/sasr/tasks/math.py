@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from sasr.errors import InputError
+from sasr.errors import InputError, require
 from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.equations import all_hold, find_latex_equations, path_of
 from sasr.tasks.math_worker import MathVerifier
@@ -37,6 +37,7 @@ class MathTask(Task):
     default_data: ClassVar[str | None] = "DigitalLearningGmbH/MATH-lighteval"
 
     def __init__(self, timeout: float = 5.0):
+        require("task math: timeout", timeout, lambda v: v > 0, "a number above 0")
         self.verifier = MathVerifier(timeout)
 
     def perturbers(self) -> Mapping[str, Perturber]:

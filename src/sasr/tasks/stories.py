@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from sasr.errors import InputError
@@ -44,61 +45,43 @@ class StoriesTask(Task):
         num_train (`int`, *optional*, defaults to 4000): Training rows to generate when no count is given.
         num_held_out (`int`, *optional*, defaults to 500): Held-out rows to generate when no count is given.
         seed (`int`, *optional*, defaults to 0): Which stories, when no seed is given.
-        steps (`int`, *optional*, defaults to 3): Steps per story.
+        steps (`int` or `list[int]`, *optional*, defaults to 3): Steps per story; of several lengths in turn.
     """
 
     name: ClassVar[str] = "stories"
 
-    def __init__(self, num_train: int = 4000, num_held_out: int = 500, seed: int = 0, steps: int = 3):
-        for setting, value in (("num_train", num_train), ("num_held_out", num_held_out), ("steps", steps)):
-            if value < 1:
-                raise InputError(f"task stories: {setting} must be 1 or more, not {value}")
+    def __init__(self, num_train: int = 4000, num_held_out: int = 500, seed: int = 0, steps: int | Sequence[int] = 3):
+        self.lengths = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
+        counts = {"num_train": [num_train], "num_held_out": [num_held_out], "steps": self.lengths}
+        for setting, values in counts.items():
+            for value in values:
+                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                    raise InputError(f"task stories: {setting} must be 1 or more, not {value!r}")
+        if not self.lengths or len(set(self.lengths)) < len(self.lengths):
+            raise InputError(f"task stories: steps is {self.lengths}: list each length once")
+        if not isinstance(seed, int):
+            raise InputError(f"task stories: seed must be a whole number, not {seed!r}")
         self.num_train = num_train
         self.num_held_out = num_held_out
         self.seed = seed
-        self.steps = steps
 
     def generate(
         self, count: int | None = None, seed: int | None = None, split: Literal["train", "test"] = "train"
     ) -> list[Row]:
         """`count` different stories of one split. The same arguments give the same stories, and a larger count
-        continues a smaller one."""
+        continues a smaller one. Every length has its turn, as long as there are different stories of it."""
         if count is None:
             count = self.num_train if split == "train" else self.num_held_out
-        rows: dict[str, Row] = {}
-        index = last_new = 0
-        while len(rows) < count:
-            row = self.story(index, self.seed if seed is None else seed)
-            index += 1
-            if row["prompt"] not in rows and split_of(row["prompt"]) == split:
-                rows[row["prompt"]] = row
-                last_new = index
-            elif index - last_new > _PATIENCE:
-                raise InputError(
-                    f"task stories: only {len(rows)} different stories of {self.steps} step(s) found for split"
-                    f" '{split}', not {count}; ask for fewer or for more steps"
-                )
-        return list(rows.values())
-
-    def story(self, index: int, seed: int) -> Row:
-        """Story number `index` of `seed`, of either split."""
-        rng = random.Random(f"{seed}/{self.steps}/{index}")
-        owner, other = rng.sample(NAMES, 2)
-        words = {"owner": owner, "other": other, "items": rng.choice(ITEMS)}
-        total = rng.randint(2, 20)
-        sentences, steps = [START.format(n=total, **words)], []
-        for _ in range(self.steps):
-            sign, n = rng.choice(possible_operands(total, rng))
-            result = {"+": total + n, "-": total - n, "*": total * n, "/": total // n}[sign]
-            sentences.append(rng.choice(SENTENCES[sign]).format(n=n, **words))
-            steps.append(f"{total} {sign} {n} = {result} .")
-            total = result
-        return {
-            "prompt": " ".join([*sentences, QUESTION.format(**words)]),
-            "completion": " ".join([*steps, f"{MARK} {total}"]),
-            "answer": str(total),
-            "difficulty": self.steps,
-        }
+        told = [different_stories(steps, self.seed if seed is None else seed, split) for steps in self.lengths]
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*told))
+        rows = list(itertools.islice((row for row in turns if row is not None), count))
+        if len(rows) < count:
+            lengths = ", ".join(str(steps) for steps in self.lengths)
+            raise InputError(
+                f"task stories: only {len(rows)} different stories of {lengths} step(s) found for split '{split}',"
+                f" not {count}; ask for fewer or for more steps"
+            )
+        return rows
 
     def vocabulary_texts(self) -> list[str]:
         """Texts that together have every word, sign and number of any story or solution, each with the spaces around
@@ -157,6 +140,41 @@ class StoriesTask(Task):
                 return False
             previous = c
         return previous == int(solution[solution.lastindex or 0])
+
+
+def different_stories(steps: int, seed: int, split: str) -> Iterator[Row]:
+    """The stories of one length and split, each once, until (nearly) all have been told."""
+    told: set[str] = set()
+    last_new = 0
+    for index in itertools.count(1):
+        row = story(index - 1, seed, steps)
+        if row["prompt"] not in told and split_of(row["prompt"]) == split:
+            told.add(row["prompt"])
+            last_new = index
+            yield row
+        elif index - last_new > _PATIENCE:
+            return
+
+
+def story(index: int, seed: int, steps: int) -> Row:
+    """Story number `index` of `seed` and a length, of either split."""
+    rng = random.Random(f"{seed}/{steps}/{index}")
+    owner, other = rng.sample(NAMES, 2)
+    words = {"owner": owner, "other": other, "items": rng.choice(ITEMS)}
+    total = rng.randint(2, 20)
+    sentences, lines = [START.format(n=total, **words)], []
+    for _ in range(steps):
+        sign, n = rng.choice(possible_operands(total, rng))
+        result = {"+": total + n, "-": total - n, "*": total * n, "/": total // n}[sign]
+        sentences.append(rng.choice(SENTENCES[sign]).format(n=n, **words))
+        lines.append(f"{total} {sign} {n} = {result} .")
+        total = result
+    return {
+        "prompt": " ".join([*sentences, QUESTION.format(**words)]),
+        "completion": " ".join([*lines, f"{MARK} {total}"]),
+        "answer": str(total),
+        "difficulty": steps,
+    }
 
 
 def split_of(question: str) -> str:
