@@ -112,10 +112,11 @@ def test_flat_groups_and_curriculum_keep_the_ranks_together(tmp_path):
         tmp_path,
         """
 import test_methods
+data = test_methods.levels(24).remove_columns("difficulty").rename_column("level", "difficulty")
 found = {}
 for choice in ("keep", "skip", "resample"):
     trained, steps = test_methods.run(
-        out / choice, schedule="grpo", data=test_methods.levels(24).rename_column("level", "difficulty"),
+        out / choice, schedule="grpo", data=data,
         rewards=lambda completions, difficulty, **_: test_methods.by_level(completions, difficulty),
         curriculum="adaptive", flat_groups=choice, max_steps=4, per_device_train_batch_size=16, sft_warmup_steps=0)
     found[choice] = [[s.gradient.tolist(), s.asked] for s in steps], trained.counts, trained.rows_state(), [
