@@ -24,7 +24,8 @@ _BY_COMPARE = dict.fromkeys(("exam_at", "exam_split", "warmup_from", "output_dir
 _REFUSED = {**_BY_BUDGET, **_BY_COMPARE, "seed": "set seeds instead"}
 # Methods are compared on the same questions.
 _FOR_ALL = dict.fromkeys(
-    ("task", "exam_data", "exam_rows", "exam_samples", "validation_rows"), "all methods are examined alike: set it once"
+    ("task", "exam_data", "exam_rows", "exam_samples", "exam_every", "validation_rows"),
+    "all methods are examined alike: set it once",
 )
 
 
