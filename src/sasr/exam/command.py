@@ -26,8 +26,10 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
                        config.yaml then gives defaults: task, held-out rows, limits, dtype
   --task NAME          stories, gsm8k, math, kk, jsonl, or your own as module:object
   --data FILE          rows to ask, in file order; default: held out by the run, generated, or the Hub's test split
+  --difficulty D ...   only rows of these difficulties
   --rows N             at most so many rows [exam_rows of the run, or 200]
   --n N                sampled completions of each row [exam_samples of the run, or 8]
+  --k K ...            which pass@k to report [1 2 4 ... up to n]
   --max_new_tokens N   longest completion [max_completion_length of the run, or 256]
   --temperature T      of the sampled completions [that of the run, or 1.0]
   --batch_size N       completions generated at a time [per_device_eval_batch_size of the run, or 64]

@@ -43,7 +43,9 @@ class Request:
         model (`str`): Directory, GGUF file or hub name of the model.
         task (`str`), data (`str`, *optional*): What to ask. Without `data` the rows that the run held out, those that
             the task generates, or the test split of its dataset on the Hub.
+        difficulty (`tuple[str, ...]`): Ask only rows of these; of all if empty.
         rows (`int`), n (`int`): Rows, and sampled completions of each.
+        k (`tuple[int, ...]`): Which pass@k to report, in ascending order; the powers of two up to `n` if empty.
         max_new_tokens (`int`), temperature (`float`): Of the completions.
         batch_size (`int`): Completions generated at a time; another one draws other samples.
         seed (`int`): Of the sampling.
@@ -59,8 +61,10 @@ class Request:
     model: str
     task: str
     data: str | None
+    difficulty: tuple[str, ...]
     rows: int
     n: int
+    k: tuple[int, ...]
     max_new_tokens: int
     temperature: float
     batch_size: int
@@ -93,7 +97,8 @@ class Request:
         """What decides the result, JSON-safe."""
         values = asdict(self)
         del values["output_dir"], values["run"]
-        return {**values, "perturb": list(self.perturb)}
+        # None where not given, as if it were not there: the directory of an earlier version has no such key.
+        return {**values, "k": self.k or None, "difficulty": self.difficulty or None}
 
 
 class _Flags(argparse.ArgumentParser):
@@ -107,7 +112,8 @@ def read_request(argv: list[str]) -> Request:
     if given.get("model") is None:
         raise InputError("no model: give --model a directory, a GGUF file, a hub name or a run of sasr train")
     run = run_settings(given["model"])
-    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | {"entropy": False, "perturb": ()} | _DEFAULTS
+    lists = {"perturb": (), "k": (), "difficulty": ()}
+    values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | {"entropy": False, **lists} | _DEFAULTS
     if run is not None:
         values["task"] = str(run.get("task", "stories"))
         values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}
@@ -121,7 +127,14 @@ def read_request(argv: list[str]) -> Request:
         raise InputError(f"temperature is {values['temperature']}: it must be above 0 (greedy decoding is done anyway)")
     if values["nll_data"] is not None and values["nll_task"] is None:
         raise InputError("nll_data needs nll_task: the task whose demonstrations the file holds")
-    values["perturb"] = tuple(dict.fromkeys(values["perturb"]))
+    values["k"] = tuple(sorted(set(values["k"])))
+    if values["k"] and values["k"][0] < 1:
+        raise InputError(f"k is {values['k'][0]}: it must be 1 or more")
+    if values["k"] and values["k"][-1] > values["n"]:
+        k = values["k"][-1]
+        raise InputError(f"k is {k}, but n is {values['n']}: pass@{k} needs as many samples, raise n or lower k")
+    for name in ("perturb", "difficulty"):
+        values[name] = tuple(dict.fromkeys(values[name]))
     values["output_dir"] = None if values["output_dir"] is None else Path(values["output_dir"])
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
     if values["dtype"] not in _DTYPES:
@@ -149,7 +162,9 @@ def _flags(argv: list[str]) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--entropy", action="store_true")
-    parser.add_argument("--perturb", nargs="+")
+    parser.add_argument("--k", type=int, nargs="+")
+    for name in ("perturb", "difficulty"):
+        parser.add_argument(f"--{name}", nargs="+")
     namespace, rest = parser.parse_known_args(argv)
     if rest:
         flag = rest[0].split("=")[0]
