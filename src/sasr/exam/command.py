@@ -22,8 +22,8 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
   sasr exam --model Qwen/Qwen2.5-0.5B-Instruct --task gsm8k --data test.jsonl
   sasr exam --model runs/gsm8k-1 --initial_model Qwen/Qwen2.5-0.5B-Instruct --nll_task math --nll_data math.jsonl
 
-  --model MODEL        a directory, a hub name, a GGUF file; or a run of sasr train or a checkpoint in it, whose
-                       config.yaml then gives defaults: task, held-out rows, limits, dtype
+  --model MODEL        a directory (of a model or a LoRA adapter), a hub name, a GGUF file; or a run of sasr train or a
+                       checkpoint in it, whose config.yaml then gives defaults: task, held-out rows, limits, dtype
   --task NAME          stories, gsm8k, math, kk, jsonl, or your own as module:object
   --data FILE          rows to ask, in file order; default: held out by the run, generated, or the Hub's test split
   --difficulty D ...   only rows of these difficulties
@@ -152,12 +152,14 @@ def _show(view: Any, directory: Path, figures: dict[str, Any]) -> None:
 
 
 def _check_model(name: str) -> None:
+    from sasr.adapters import is_adapter
     from sasr.checkpoints import last_checkpoint
     from sasr.models import check_model
 
     path = Path(name).expanduser()
-    last = last_checkpoint(path) if path.is_dir() and not (path / "config.json").is_file() else None
-    if last is not None and not (path / "adapter_config.json").is_file():
+    unfinished = path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path)
+    last = last_checkpoint(path) if unfinished else None
+    if last is not None:
         raise InputError(f"model {name!r}: the run has not ended, name one of its checkpoints, such as {last}")
     check_model(name)
 
