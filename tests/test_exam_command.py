@@ -245,6 +245,15 @@ REFUSED = {
     "missing data": ([*EXAM, "--data", "none.jsonl"], ["none.jsonl", "no such file"]),
     "other task's data": ([*EXAM, "--task", "gsm8k"], ["rows.jsonl:1", "no field 'question'", "task gsm8k"]),
     "no answer": ([*EXAM, "--data", "unanswered.jsonl"], ["unanswered.jsonl:3", "no answer", "leave the row out"]),
+    "blank answer": ([*EXAM, "--data", "blank.jsonl"], ["blank.jsonl:2", "no answer", "leave the row out"]),
+    "answer that nothing matches": (
+        [*EXAM, "--data", "solutions.jsonl"], ["solutions.jsonl:2", r"match the answer '1+1=2\n#### 2'"]
+    ),
+    "answer without a number": (
+        [*EXAM, "--task", "gsm8k", "--data", "gsm8k.jsonl"], ["gsm8k.jsonl:2", "ends in `#### <number>`"]
+    ),
+    "broken LaTeX": ([*EXAM, "--task", "math", "--data", "math.jsonl"], ["math.jsonl:1", "\\boxed{}"]),
+    "gsm8k's data as kk": ([*EXAM, "--task", "kk", "--data", "gsm8k.jsonl"], ["gsm8k.jsonl:1", "no field 'quiz'"]),
     "broken line": ([*EXAM, "--data", "broken.jsonl"], ["broken.jsonl:2", "invalid JSON"]),
     "k above n": ([*EXAM, "--k", "1", "8"], ["k is 8", "n is 4", "raise n or lower k"]),
     "no k": ([*EXAM, "--k", "0", "2"], ["k is 0", "1 or more"]),
@@ -288,6 +297,11 @@ def mistakes(place):
     row = {"prompt": "1+1=", "answer": "2"}
     (place / "unsolved.jsonl").write_text(json.dumps(row) + "\n")
     (place / "unanswered.jsonl").write_text(f"{json.dumps(row)}\n\n{json.dumps({'prompt': '1+2='})}\n")
+    for name, wrong in (("blank", " "), ("solutions", "1+1=2\n#### 2")):
+        (place / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | {'answer': wrong})}\n")
+    gsm8k = [{"question": "1+1?", "answer": f"1+1\n#### {number}"} for number in ("2", "two")]
+    (place / "gsm8k.jsonl").write_text("".join(json.dumps(record) + "\n" for record in gsm8k))
+    (place / "math.jsonl").write_text(json.dumps({"problem": "p", "solution": "\\boxed{\\frac{1}{2"}) + "\n")
     (place / "broken.jsonl").write_text(json.dumps(row) + "\n{oops\n")
     (place / "mine.py").write_text(
         "from sasr.tasks import JsonlTask, StoriesTask\n\n"
@@ -299,7 +313,11 @@ def mistakes(place):
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input(mistakes, capsys, case):
+def test_bad_input(mistakes, capsys, monkeypatch, case):
+    def loaded(*args):
+        raise AssertionError("the model was loaded before the error was found")
+
+    monkeypatch.setattr("sasr.exam.examiner.Examiner._load", loaded)
     flags, words = REFUSED[case]
     message = refused(capsys, flags)
     assert all(word in message for word in words), message
