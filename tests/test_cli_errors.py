@@ -127,6 +127,7 @@ FLAGS = {
     "exam-rows": (["--exam_rows", "-1"], ["exam_rows is -1"]),
     "exam-at": (["--exam_at", "initial", "finl"], ["unknown exam_at 'finl'", "did you mean final?"]),
     "exam-at-twice": (["--exam_at", "final", "final"], ["exam_at names a moment twice"]),
+    "exam-every": (["--exam_every", "-1"], ["exam_every is -1", "0 or more"]),
     "exam-at-without-value": (["--exam_at"], ["--exam_at", "expected at least one argument"]),
     "validation-rows": (["--validation_rows", "-1"], ["validation_rows is -1"]),
     "exam-split": (["--exam_split", "dev"], ["unknown exam_split 'dev'", "test, validation"]),

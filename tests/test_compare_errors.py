@@ -96,6 +96,7 @@ COMPARE = {
     "max-steps": ({"methods": {"sasr": {"max_steps": 9}}}, ["method sasr", "max_steps", "budget"]),
     "task-options": ({"methods": {"sasr": {"task_options": {"steps": 2}}}}, ["method sasr", "examined alike"]),
     "exam-rows": ({"methods": {"sasr": {"exam_rows": 9}}}, ["method sasr", "exam_rows", "examined alike"]),
+    "exam-every": ({"methods": {"sasr": {"exam_every": 9}}}, ["method sasr", "exam_every", "examined alike"]),
     "method-seed": ({"methods": {"sasr": {"seed": 9}}}, ["method sasr", "seed cannot be set here", "seeds"]),
     "method-seeds": ({"methods": {"sasr": {"seeds": "1 1"}}}, ["method sasr: seeds", "seed 1 is given twice"]),
     "seeds-null": ({"methods": {"sasr": {"seeds": []}}}, ["method sasr: seeds", "there are no seeds"]),

@@ -29,6 +29,7 @@ RECIPE = {
     "train_rows": 100,
     "exam_rows": 4,
     "exam_samples": 2,
+    "exam_every": 5,
     "sft_warmup_steps": WARMUP,
     "per_device_train_batch_size": 8,
     "num_generations": 4,
@@ -99,7 +100,8 @@ def test_every_run_is_there_and_as_it_was_told(whole):
             continue
         assert run["steps"] == STEPS and run["rollout_tokens"] > 0 and run["seconds"] > 0
         assert run["exam"]["split"] == ("validation" if run["stage"] == "tuning" else "test")
-        assert list(json.loads((whole / path / "exam.json").read_text())) == ["final"]
+        exams = json.loads((whole / path / "exam.json").read_text())
+        assert list(exams) == ["step-5", "step-10", "final"] and run["exam"]["step"] == exams["final"]["step"] == STEPS
         assert steps_of(whole, path)[:WARMUP] == steps_of(whole, run["warmup"]), "one warm-up for all"
         if run["method"] == "static" and run["stage"] == "final":
             switch = found["chosen"]["static"]["switch_step"]

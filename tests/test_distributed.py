@@ -237,7 +237,7 @@ def test_command_line_under_torchrun(tmp_path):
     flags = {
         "output_dir": "run", "train_rows": 100, "exam_rows": 5, "exam_samples": 2, "max_steps": 8,
         "sft_warmup_steps": 3, "per_device_train_batch_size": 8, "num_generations": 4, "per_device_sft_batch_size": 4,
-        "max_completion_length": 16, "save_steps": 4, "use_cpu": "true",
+        "max_completion_length": 16, "save_steps": 4, "exam_every": 4, "use_cpu": "true",
     }  # fmt: skip
     argv = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     done = torchrun(["-m", "sasr", "train", *argv], tmp_path)
@@ -245,4 +245,6 @@ def test_command_line_under_torchrun(tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert done.stdout.count("done: ") == 1, "only one process talks"
     exams = json.loads((tmp_path / "run" / "exam.json").read_text())
-    assert {label: exam["rows"] for label, exam in exams.items()} == {"initial": 5, "warmup": 5, "final": 5}
+    assert {label: exam["rows"] for label, exam in exams.items()} == dict.fromkeys(
+        ("initial", "warmup", "step-4", "final"), 5
+    )

@@ -22,9 +22,11 @@ import sasr.cli
 import sasr.exam.command
 import toy
 from sasr.exam import summarise
+from sasr.exam.questions import exam_rows
 from sasr.exam.request import read_request
 from sasr.exam.store import block_seed, digest_of_model
 from sasr.exam.view import ExamView, figure_rows
+from sasr.tasks import get_task
 
 LIMIT = 240
 ROWS = 12
@@ -263,7 +265,23 @@ REFUSED = {
     "missing data": ([*EXAM, "--data", "none.jsonl"], ["none.jsonl", "no such file"]),
     "other task's data": ([*EXAM, "--task", "gsm8k"], ["rows.jsonl:1", "no field 'question'", "task gsm8k"]),
     "no answer": ([*EXAM, "--data", "unanswered.jsonl"], ["unanswered.jsonl:3", "no answer", "leave the row out"]),
+    "blank answer": ([*EXAM, "--data", "blank.jsonl"], ["blank.jsonl:2", "no answer", "leave the row out"]),
+    "answer that nothing matches": (
+        [*EXAM, "--data", "solutions.jsonl"], ["solutions.jsonl:2", r"match the answer '1+1=2\n#### 2'"]
+    ),
+    "answer without a number": (
+        [*EXAM, "--task", "gsm8k", "--data", "gsm8k.jsonl"], ["gsm8k.jsonl:2", "ends in `#### <number>`"]
+    ),
+    "broken LaTeX": ([*EXAM, "--task", "math", "--data", "math.jsonl"], ["math.jsonl:1", "\\boxed{}"]),
+    "gsm8k's data as kk": ([*EXAM, "--task", "kk", "--data", "gsm8k.jsonl"], ["gsm8k.jsonl:1", "no field 'quiz'"]),
     "broken line": ([*EXAM, "--data", "broken.jsonl"], ["broken.jsonl:2", "invalid JSON"]),
+    "k above n": ([*EXAM, "--k", "1", "8"], ["k is 8", "n is 4", "raise n or lower k"]),
+    "no k": ([*EXAM, "--k", "0", "2"], ["k is 0", "1 or more"]),
+    "k without a number": ([*EXAM, "--k"], ["--k", "expected at least one argument"]),
+    "difficulty that no row has": (
+        [*EXAM, "--difficulty", "1", "hard"], ["no row has difficulty 'hard'", "there are 0, 1"]
+    ),
+    "rows without difficulty": ([*EXAM, "--data", "unsolved.jsonl", "--difficulty", "1"], ["have no difficulty"]),
     "no samples": ([*EXAM, "--n", "0"], ["n is 0", "1 or more"]),
     "no rows": ([*EXAM, "--rows", "0"], ["rows is 0", "1 or more"]),
     "no batch": ([*EXAM, "--batch_size", "0"], ["batch_size is 0", "1 or more"]),
@@ -299,6 +317,11 @@ def mistakes(place):
     row = {"prompt": "1+1=", "answer": "2"}
     (place / "unsolved.jsonl").write_text(json.dumps(row) + "\n")
     (place / "unanswered.jsonl").write_text(f"{json.dumps(row)}\n\n{json.dumps({'prompt': '1+2='})}\n")
+    for name, wrong in (("blank", " "), ("solutions", "1+1=2\n#### 2")):
+        (place / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | {'answer': wrong})}\n")
+    gsm8k = [{"question": "1+1?", "answer": f"1+1\n#### {number}"} for number in ("2", "two")]
+    (place / "gsm8k.jsonl").write_text("".join(json.dumps(record) + "\n" for record in gsm8k))
+    (place / "math.jsonl").write_text(json.dumps({"problem": "p", "solution": "\\boxed{\\frac{1}{2"}) + "\n")
     (place / "broken.jsonl").write_text(json.dumps(row) + "\n{oops\n")
     (place / "mine.py").write_text(
         "from sasr.tasks import JsonlTask, StoriesTask\n\n"
@@ -310,7 +333,11 @@ def mistakes(place):
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input(mistakes, capsys, case):
+def test_bad_input(mistakes, capsys, monkeypatch, case):
+    def loaded(*args):
+        raise AssertionError("the model was loaded before the error was found")
+
+    monkeypatch.setattr("sasr.exam.examiner.Examiner._load", loaded)
     flags, words = REFUSED[case]
     message = refused(capsys, flags)
     assert all(word in message for word in words), message
@@ -404,6 +431,69 @@ class Swap(JsonlTask):
         a, _, b = row["prompt"].rstrip("=").partition("+")
         return {"prompt": f"{b}+{a}="} if a != b else None
 """
+
+
+def test_only_the_passk_asked_for(whole, tmp_path, capsys):
+    """Any k up to n, in ascending order; the others of a figure are as without."""
+    out = tmp_path / "exam"
+    assert sasr.cli.main(["exam", *EXAM, "--k", "3", "1", "3", "--output_dir", str(out)]) == 0
+    figures, before = content(out)["figures"], content(whole)["figures"]
+    assert list(figures["pass_at"]) == list(figures["pass_at_intervals"]) == ["1", "3"]
+    assert list(before["pass_at"]) == ["1", "2", "4"], "by default the powers of two"
+    assert figures["pass_at"]["1"] == before["pass_at"]["1"] <= figures["pass_at"]["3"] <= before["pass_at"]["4"]
+    assert figures["gain"] == {"k": 3, "gain": figures["pass_at"]["3"] - figures["pass_at"]["1"]}
+    shown = capsys.readouterr().out
+    assert "pass@3  " in shown and "pass@3 - pass@1" in shown and "pass@2" not in shown
+    assert content(out)["settings"]["k"] == [1, 3] and content(whole)["settings"]["k"] is None
+    message = refused(capsys, [*EXAM, "--k", "1", "--output_dir", str(out)])
+    assert "holds another exam (k is [1, 3] there, not [1])" in message
+    assert sasr.cli.main(["exam", *EXAM, "--k", "4", "--output_dir", str(tmp_path / "four")]) == 0
+    assert content(tmp_path / "four")["figures"]["gain"]["gain"] is None, "there is no pass@1 to compare with"
+
+
+def test_only_rows_of_a_difficulty(place, tmp_path, capsys):
+    """They are chosen first, and cut to --rows then."""
+    out = tmp_path / "exam"
+    flags = ["--difficulty", "1", "--rows", "4"]
+    assert sasr.cli.main(["exam", *EXAM, *flags, "--output_dir", str(out)]) == 0
+    records = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    asked = [json.loads(line)["prompt"] for line in (place / "rows.jsonl").read_text().splitlines()]
+    assert [record["prompt"] for record in records] == asked[1:9:2]
+    assert list(content(out)["figures"]["by_difficulty"]) == ["1"] and content(out)["settings"]["difficulty"] == ["1"]
+    capsys.readouterr()
+    message = refused(capsys, [*EXAM, "--difficulty", "0", "--rows", "4", "--output_dir", str(out)])
+    assert "difficulty is ['1'] there, not ['0']" in message
+
+
+MIXED = """
+from sasr.tasks import StoriesTask
+
+
+class Mixed(StoriesTask):
+    def generate(self, count=None, seed=None, split="train"):
+        rows = super().generate(count, seed, split)
+        return [{**row, "difficulty": i % 4} for i, row in enumerate(rows)]
+"""
+
+
+def test_generated_and_held_out_rows_of_a_difficulty(tmp_path):
+    """As many as are wanted, not the few that are among the first so many: of a task that generates its rows, of a run
+    with such a task, and of a run with a file for its exams."""
+    (tmp_path / "mixed.py").write_text(MIXED)
+    task = f"{tmp_path / 'mixed.py'}:Mixed"
+    settings = {"task": task, "seed": 1}
+    for name, own in (("generated", {}), ("filed", {"task": "jsonl", "data": "rows.jsonl", "exam_data": "rows.jsonl"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings | own))
+    for flags, level in (
+        (["--model", "lm", "--task", task], "3"),
+        (["--model", str(tmp_path / "generated")], "3"),
+        (["--model", str(tmp_path / "filed")], "1"),
+    ):
+        request = read_request([*flags, "--rows", "5", "--difficulty", level])
+        rows = exam_rows(get_task(request.task), request)
+        every = exam_rows(get_task(request.task), read_request([*flags, "--rows", "20"]))
+        assert [row for row in every if str(row["difficulty"]) == level][:5] == rows and len(rows) == 5
 
 
 def test_rows_asked_in_another_form(place, capsys):

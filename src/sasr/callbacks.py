@@ -53,10 +53,15 @@ class StopRequest:
         self.say("stopping after this step and saving; once more to stop at once")
 
 
-class Exams:
-    """Examines the model on held-out rows at up to three moments and keeps the results.
+class ExamStopped(KeyboardInterrupt):
+    """A stop request has ended an exam, which can be taken again."""
 
-    `exam.json` holds the figures by label (`initial`, `warmup`, `final`); `exams/LABEL.jsonl` every completion.
+
+class Exams:
+    """Examines the model on held-out rows at up to three moments, and every so many steps, and keeps the results.
+
+    `exam.json` holds the figures by label (`initial`, `warmup`, `final`, `step-N`); `exams/LABEL.jsonl` every
+    completion.
 
     Args:
         task ([`Task`]): Judges the completions.
@@ -72,20 +77,27 @@ class Exams:
     ):
         self.task, self.rows, self.directory, self.view, self.stop = task, rows, directory, view, stop
         self.samples, self.moments, self.split = config.exam_samples, config.exam_at, config.exam_split
+        self.every = config.exam_every
         self.path = directory / "exam.json"
         self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
-    def take(self, label: str, trainer: SASRTrainer) -> None:
-        """Run one exam unless it is not wanted or its result is there already. All ranks take part, each with a share
-        of the rows. The random state and the model are left as they were. Raises `KeyboardInterrupt` when asked to
-        stop."""
-        if not self.rows or label not in self.moments or label in self.results:
+    def take(self, moment: str | None, trainer: SASRTrainer) -> None:
+        """Run the exam that is due now, if any: that of `moment` if it is wanted, else that of every so many steps. One
+        whose result is there already is not taken again. All ranks take part, each with a share of the rows. The random
+        state and the model are left as they were. Raises [`ExamStopped`] when asked to stop."""
+        step = trainer.state.global_step
+        label = moment if moment in self.moments else None
+        if label is None and self.every and step and step % self.every == 0:
+            label = f"step-{step}"
+        # The final exam of a run that has been given more steps since is not its final one any more.
+        if not self.rows or label is None or (label in self.results and self.results[label]["step"] == step):
             return
         args, started = trainer.args, time.monotonic()
 
         def progress(done: int, total: int) -> None:
-            if self.stop.signal is not None:
-                raise KeyboardInterrupt
+            # Among several processes one that left would keep the others waiting for its share.
+            if self.stop.signal is not None and args.world_size == 1:
+                raise ExamStopped
             if self.view is not None:
                 self.view.exam(label, done, total)
 
@@ -106,7 +118,7 @@ class Exams:
             )
         parts = gather_object([own]) if args.world_size > 1 else [own]
         result = summarise(merge_records(parts), self.samples, seconds=time.monotonic() - started)
-        self.results[label] = {"step": trainer.state.global_step, "split": self.split, **result.to_dict()}
+        self.results[label] = {"step": step, "split": self.split, **result.to_dict()}
         if args.process_index:
             return
         (self.directory / "exams").mkdir(exist_ok=True)
@@ -128,7 +140,7 @@ def exam_line(label: str, result: dict[str, Any]) -> str:
 
 
 def exam_table(results: dict[str, Any]) -> list[str]:
-    """The exams side by side, one line each."""
+    """The exams side by side, one line each, in order of step."""
     if not results:
         return []
     ks = list(next(iter(results.values()))["pass_at"])
@@ -136,21 +148,22 @@ def exam_table(results: dict[str, Any]) -> list[str]:
     lines = [
         f"{'exam':<15}{'greedy':>8}" + "".join(f"{'pass@' + k:>9}" for k in ks) + f"{'format':>9}{'truncated':>11}"
     ]
-    for label, result in results.items():
+    for label, result in sorted(results.items(), key=lambda item: item[1]["step"]):
         rates = "".join(f"{result['pass_at'][k]:>9.3f}" for k in ks)
         lines.append(
-            f"{names[label]:<15}{result['greedy_accuracy']:>8.3f}{rates}{result['format_rate']:>9.3f}"
-            f"{result['truncation_rate']:>11.3f}"
+            f"{names.get(label, label.replace('-', ' ')):<15}{result['greedy_accuracy']:>8.3f}{rates}"
+            f"{result['format_rate']:>9.3f}{result['truncation_rate']:>11.3f}"
         )
     return lines
 
 
 class RunCallback(TrainerCallback):
-    """Writes `metrics.jsonl`, feeds the live view, runs the exam at the end of the warm-up, and stops on request.
+    """Writes `metrics.jsonl`, feeds the live view, runs the exams between the first step and the last, and stops on
+    request.
 
     Args:
         trainer ([`SASRTrainer`]): The trainer it serves.
-        exams ([`Exams`]): Takes the exam after the warm-up.
+        exams ([`Exams`]): Takes the exams.
         stop ([`StopRequest`]): Asked after each step.
         directory (`Path`): The run's directory.
         view ([`LiveView`] or `None`): On the main process only.
@@ -172,16 +185,25 @@ class RunCallback(TrainerCallback):
             self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if self.trainer.warmup.ends_at(state.global_step):
-            self.exams.take("warmup", self.trainer)
-            self.trainer.budget.begin_step()  # the exam is no part of the step
+        # After the checkpoint of the warm-up's end; and what a stop left out, in the run that goes on.
+        self.exams.take("warmup" if self.trainer.warmup.ends_at(state.global_step) else None, self.trainer)
+        self.trainer.budget.begin_step()  # the exam is no part of the step
         self._begun = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.seconds = time.monotonic() - self._begun
-        if self._stop_requested():
+        warmup_ends = self.trainer.warmup.ends_at(state.global_step)
+        stopping = self._stop_requested()
+        # The last step is the final exam's; those before are examined ahead of their checkpoint, so that a stop in the
+        # exam still has the step saved.
+        if not (stopping or warmup_ends or control.should_training_stop):
+            try:
+                self.exams.take(None, self.trainer)
+            except ExamStopped:
+                stopping = True
+        if stopping:
             control.should_save = control.should_training_stop = True
-        if self.trainer.warmup.ends_at(state.global_step):
+        if warmup_ends:
             # The natural point to come back to: other schedules can start here, and a stop in the exam loses nothing.
             control.should_save = True
             if self.view is not None and self.trainer.warmup.reason:

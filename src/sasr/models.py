@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sasr.adapters import INITIAL_MODEL, WEIGHTS, is_adapter, merge, read_adapter
 from sasr.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def check_model(name: str) -> None:
     Args:
         name (`str`):
             `tiny-llama` or `tiny-qwen2`; a local path if it exists, starts with `.`, `/` or `~`, or ends with
-            `.gguf`; otherwise a hub id such as `owner/name`, of which only the form is checked here.
+            `.gguf`; otherwise a hub id such as `owner/name`, of which only the form is checked here. A directory may
+            hold a LoRA adapter instead of a whole model.
 
     Raises:
         [`InputError`]: In one line, what is wrong with it.
@@ -89,6 +91,8 @@ def load_tokenizer(
         return tiny_tokenizer(tokenizer_texts)
     path = _local_path(name)
     if path is not None and path.is_dir() and not any((path / file).is_file() for file in _TOKENIZER_FILES):
+        if is_adapter(path):
+            return _of_base(name, path, load_tokenizer, trust_remote_code=trust_remote_code)
         raise InputError(f"model {name!r}: the directory has no tokenizer (tokenizer.json), save it beside the model")
 
     from transformers import AutoTokenizer
@@ -118,8 +122,8 @@ def load_model(
 
     Args:
         name (`str`):
-            See [`check_model`]. The weights of a GGUF file are dequantised: the result is an ordinary model that can
-            be trained and saved.
+            See [`check_model`]. The weights of a GGUF file are dequantised, and an adapter is merged into its base
+            model: the result is an ordinary model that can be trained and saved.
         dtype (`str` or `torch.dtype`, *optional*):
             Type of the weights, such as `"bfloat16"`, or `"auto"` for the one they are stored in. Defaults to
             float32, the type of the weights that mixed precision trains too.
@@ -149,6 +153,12 @@ def load_model(
 
         tiny_dtype = torch.float32 if isinstance(wanted, str) else wanted
         return tiny_model(name, tokenizer, tiny_dtype, attn_implementation, seed), tokenizer
+    path = _local_path(name)
+    if path is not None and is_adapter(path):
+        kept = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+        base, _ = _of_base(name, path, load_model, dtype=dtype, **kept)
+        model = _or_input_error(name, "adapter", lambda: merge(base, read_adapter(path)))
+        return _named(model, name, tokenizer), tokenizer
 
     from transformers import AutoModelForCausalLM
 
@@ -168,13 +178,9 @@ def load_model(
     if info["missing_keys"]:
         keys = sorted(info["missing_keys"])
         raise InputError(f"model {name!r}: {len(keys)} weights are missing from its files, such as {keys[0]}")
-    rows, tokens = model.get_input_embeddings().num_embeddings, _token_count(tokenizer)
-    if tokens > rows:
-        raise InputError(f"model {name!r}: its tokenizer has {tokens} tokens, the model only {rows}; are they a pair?")
     if "gguf_file" in options:
         _forget_quantisation(model)
-    model.config._name_or_path = model.name_or_path = str(_local_path(name) or name)
-    return model, tokenizer
+    return _named(model, name, tokenizer), tokenizer
 
 
 def fetch_smollm2(directory: str | Path = "models") -> Path:
@@ -203,8 +209,9 @@ def _check_directory(name: str, path: Path) -> None:
     if not config.is_file():
         if any(path.glob("*.gguf")):
             raise InputError(f"model {name!r}: a directory of GGUF files, name the .gguf file itself")
-        if (path / "adapter_config.json").is_file():
-            raise InputError(f"model {name!r}: only a PEFT adapter, merge it into its base model first")
+        if is_adapter(path):
+            _check_adapter(name, path)
+            return
         raise InputError(f"model {name!r}: the directory has no config.json, so it is no saved model")
     if not isinstance(_read_json(name, config), dict):
         raise InputError(f"model {name!r}: config.json is not a JSON object")
@@ -222,17 +229,49 @@ def _check_directory(name: str, path: Path) -> None:
     else:
         raise InputError(f"model {name!r}: the directory has no weights (model.safetensors)")
 
-    from safetensors import SafetensorError, safe_open
-
     for file in files:
         if not (path / file).is_file():
             raise InputError(f"model {name!r}: {file} is missing, download or save the model again")
-        try:
-            # Reads the header only, and compares it with the length of the file.
-            with safe_open(path / file, framework="np"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"model {name!r}: {file} is damaged ({_short(error)}), get it again") from error
+        _check_weights(name, path / file)
+
+
+def _check_weights(name: str, file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Reads the header only, and compares it with the length of the file.
+        with safe_open(file, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"model {name!r}: {file.name} is damaged ({_short(error)}), get it again") from error
+
+
+def _check_adapter(name: str, path: Path) -> None:
+    try:
+        base = read_adapter(path).base
+    except InputError as error:
+        raise InputError(f"model {name!r}: {error}") from None
+    _check_weights(name, path / WEIGHTS)
+    if base in TINY_MODELS:
+        raise InputError(f"model {name!r}: an adapter of {base}, whose weights are gone: they were in {INITIAL_MODEL}")
+    _of_base(name, path, lambda base, revision: check_model(base))
+
+
+def _of_base(name: str, path: Path, load: Callable[..., _T], **options: Any) -> _T:
+    """Runs `load` on the base model of an adapter; its errors name both."""
+    adapter = read_adapter(path)
+    try:
+        return load(adapter.base, revision=adapter.revision, **options)
+    except InputError as error:
+        raise InputError(f"model {name!r} is an adapter, whose base model cannot be used: {error}") from error
+
+
+def _named(model: PreTrainedModel, name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    rows, tokens = model.get_input_embeddings().num_embeddings, _token_count(tokenizer)
+    if tokens > rows:
+        raise InputError(f"model {name!r}: its tokenizer has {tokens} tokens, the model only {rows}; are they a pair?")
+    model.config._name_or_path = model.name_or_path = str(_local_path(name) or name)
+    return model
 
 
 def _read_json(name: str, path: Path) -> Any:

@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
 from . import checkpoints, shared_warmup
+from .adapters import INITIAL_MODEL, is_adapter
 from .callbacks import Exams, RunCallback, StopRequest, exam_table
 from .config import SASRConfig
 from .errors import InputError
@@ -27,7 +28,6 @@ from .tasks.base import Row, Task
 from .tasks.loading import as_conversation
 
 CONFIG_FILE = "config.yaml"
-_INITIAL_MODEL = "initial_model"
 
 
 def is_main() -> bool:
@@ -65,6 +65,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
+    if is_adapter(Path(name).expanduser()):
+        raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
@@ -198,12 +200,17 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
     path = getattr(model.config, "_name_or_path", "")
     if not Path(path).is_dir() and (str(path).endswith(".gguf") or not path or path.startswith("tiny-")):
         # TRL loads the reference model, and a user the starting point, by path: models made here get one.
-        start = directory / _INITIAL_MODEL
+        start = directory / INITIAL_MODEL
         if is_main() and not start.is_dir():
             model.save_pretrained(start)
             tokenizer.save_pretrained(start)
         args.distributed_state.wait_for_everyone()  # the others read what this one writes
-        model.config._name_or_path = str(start)
+        model.config._name_or_path = path = str(start)
+    if Path(path).is_dir():
+        model.name_or_path = str(Path(path).resolve())  # an adapter names it as its base
+    peft_config = get_peft_config(settings.model)
+    if peft_config is not None and settings.model.model_revision not in (None, "main"):
+        peft_config.revision = settings.model.model_revision
     try:
         trainer = SASRTrainer(
             model=model,
@@ -212,7 +219,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
             train_dataset=_dataset(rows),
             demonstration_dataset=_dataset(demonstration_rows) if demonstration_rows else None,
             processing_class=tokenizer,
-            peft_config=get_peft_config(settings.model),
+            peft_config=peft_config,
         )
     except (ValueError, ImportError) as error:
         # Settings that only TRL, PEFT or an engine can judge, with the model at hand; packages that they need.

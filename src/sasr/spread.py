@@ -86,7 +86,8 @@ def refill(trainer: ObservedGRPOTrainer, output: dict[str, Any]) -> dict[str, An
             break
         fresh = trainer.further_rollouts(most)
         good = [g for g in range(most) if g not in flat_groups(fresh["advantages"], size)]
-        output = replace_groups(output, fresh, dict(zip(flat, good, strict=False)), size, trainer._tokenizer.pad_token_id)
+        places = dict(zip(flat, good, strict=False))
+        output = replace_groups(output, fresh, places, size, trainer._tokenizer.pad_token_id)
     mask = output["completion_mask"] * output.get("tool_mask", 1)
     output["num_items_in_batch"] = trainer.accelerator.gather(mask.sum()).sum()
     return output

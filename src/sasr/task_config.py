@@ -57,6 +57,8 @@ class TaskConfig:
             Sampled completions per row, for pass@1 and pass@k.
         exam_at (`list[str]`, *optional*, defaults to `["initial", "warmup", "final"]`):
             When to examine: before the first step, at the end of the warm-up, at the end. None of them: no exams.
+        exam_every (`int`, *optional*, defaults to `0`):
+            Examine after every so many optimizer steps too; 0 for never.
         validation_rows (`int`, *optional*, defaults to `0`):
             Set so many further rows apart, for choices that the test rows must not influence.
         exam_split (`str`, *optional*, defaults to `"test"`):
@@ -80,6 +82,7 @@ class TaskConfig:
         default_factory=lambda: list(EXAMS),
         metadata={"help": "When to examine: any of initial, warmup, final."},
     )
+    exam_every: int = setting(0, "Examine after every so many optimizer steps too; 0 for never.")
     validation_rows: int = setting(0, "Set so many further rows apart, beside the test rows of the exams.")
     exam_split: str = setting("test", "Held-out rows that the exams use: test or validation.")
 
@@ -87,7 +90,7 @@ class TaskConfig:
         for name in ("train_rows", "demonstration_rows"):
             if getattr(self, name) is not None:
                 require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        for name in ("exam_rows", "validation_rows"):
+        for name in ("exam_rows", "exam_every", "validation_rows"):
             require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         require("exam_samples", self.exam_samples, lambda v: v >= 1, "1 or more")
         if not isinstance(self.exam_at, list):

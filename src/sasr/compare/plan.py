@@ -18,7 +18,9 @@ BUDGETS = {"steps": "max_steps", "seconds": "max_seconds", "rollout_tokens": "ma
 # A budget other than steps ends the run; this only has to be out of its reach.
 _STEPS_OUT_OF_REACH = 1_000_000
 # Settings that compare gives to each run by itself, beside those of AFTER_WARMUP, and that no warm-up depends on.
-_BY_RUN = {"schedule", "max_steps", "max_seconds", "max_rollout_tokens", "exam_at", "exam_split", "exam_samples"}
+_BY_RUN = {
+    "schedule", "max_steps", "max_seconds", "max_rollout_tokens", "exam_at", "exam_every", "exam_split", "exam_samples",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

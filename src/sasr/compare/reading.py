@@ -24,7 +24,7 @@ _BY_COMPARE = dict.fromkeys(("exam_at", "exam_split", "warmup_from", "output_dir
 _REFUSED = {**_BY_BUDGET, **_BY_COMPARE, "seed": "set seeds instead"}
 # Methods are compared on the same questions.
 _FOR_ALL = dict.fromkeys(
-    ("task", "task_options", "exam_data", "exam_rows", "exam_samples", "validation_rows"),
+    ("task", "task_options", "exam_data", "exam_rows", "exam_samples", "exam_every", "validation_rows"),
     "all methods are examined alike: set it once",
 )
 

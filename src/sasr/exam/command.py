@@ -22,13 +22,15 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
   sasr exam --model Qwen/Qwen2.5-0.5B-Instruct --task gsm8k --data test.jsonl
   sasr exam --model runs/gsm8k-1 --initial_model Qwen/Qwen2.5-0.5B-Instruct --nll_task math --nll_data math.jsonl
 
-  --model MODEL        a directory, a hub name, a GGUF file; or a run of sasr train or a checkpoint in it, whose
-                       config.yaml then gives defaults: task, held-out rows, limits, dtype
+  --model MODEL        a directory (of a model or a LoRA adapter), a hub name, a GGUF file; or a run of sasr train or a
+                       checkpoint in it, whose config.yaml then gives defaults: task, held-out rows, limits, dtype
   --task NAME          stories, gsm8k, math, kk, jsonl, ..., reasoning_gym/NAME, or your own as module:object
   --task_options JSON  its options, as in '{"steps": 5}' [those of the run, if the task is the run's]
   --data FILE          rows to ask, in file order; default: held out by the run, generated, or the Hub's test split
+  --difficulty D ...   only rows of these difficulties
   --rows N             at most so many rows [exam_rows of the run, or 200]
   --n N                sampled completions of each row [exam_samples of the run, or 8]
+  --k K ...            which pass@k to report [1 2 4 ... up to n]
   --max_new_tokens N   longest completion [max_completion_length of the run, or 256]
   --temperature T      of the sampled completions [that of the run, or 1.0]
   --batch_size N       completions generated at a time [per_device_eval_batch_size of the run, or 64]
@@ -151,12 +153,14 @@ def _show(view: Any, directory: Path, figures: dict[str, Any]) -> None:
 
 
 def _check_model(name: str) -> None:
+    from sasr.adapters import is_adapter
     from sasr.checkpoints import last_checkpoint
     from sasr.models import check_model
 
     path = Path(name).expanduser()
-    last = last_checkpoint(path) if path.is_dir() and not (path / "config.json").is_file() else None
-    if last is not None and not (path / "adapter_config.json").is_file():
+    unfinished = path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path)
+    last = last_checkpoint(path) if unfinished else None
+    if last is not None:
         raise InputError(f"model {name!r}: the run has not ended, name one of its checkpoints, such as {last}")
     check_model(name)
 

@@ -43,8 +43,8 @@ class ExamResult:
         samples (`int`): Sampled completions per row.
         greedy_accuracy (`float`): Share of rows whose greedy completion is correct.
         greedy_interval (`tuple[float, float]`): Its interval.
-        pass_at (`dict[int, float]`): k to mean unbiased pass@k for k = 1, 2, 4, ... <= `samples`; empty without
-            samples. `pass_at[1]` is the mean accuracy of a sampled completion.
+        pass_at (`dict[int, float]`): k to mean unbiased pass@k, for those asked for or k = 1, 2, 4, ... <= `samples`;
+            empty without samples. `pass_at[1]` is the mean accuracy of a sampled completion.
         pass_at_intervals (`dict[int, tuple[float, float]]`): Their intervals.
         format_rate (`float`): Share of all completions (greedy and sampled) with the task's format.
         truncation_rate (`float`): Share of all completions that had no end-of-sequence token within the limit.
@@ -230,12 +230,15 @@ def merge_records(parts: Sequence[Sequence[Record]]) -> list[Record]:
     return merged
 
 
-def summarise(records: Sequence[Record], samples: int, *, seconds: float = 0.0, seed: int = 0) -> ExamResult:
+def summarise(
+    records: Sequence[Record], samples: int, *, ks: Sequence[int] = (), seconds: float = 0.0, seed: int = 0
+) -> ExamResult:
     """The result of an exam from its records. Pure: the same records give the same figures.
 
     Args:
         records (`Sequence[dict]`): From [`examine_rows`], of all ranks.
         samples (`int`): Sampled completions per row.
+        ks (`Sequence[int]`, *optional*): Which k of pass@k; by default the powers of two up to `samples`.
         seconds (`float`, *optional*, defaults to `0.0`): Wall-clock time to report.
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
 
@@ -249,7 +252,7 @@ def summarise(records: Sequence[Record], samples: int, *, seconds: float = 0.0, 
             raise InputError(f"record {index} of the exam has {len(record['samples'])} samples instead of {samples}")
     greedy = [float(record["greedy"]["correct"]) for record in records]
     correct = np.array([sum(sample["correct"] for sample in record["samples"]) for record in records])
-    passes = {2**e: pass_at_k(samples, correct, 2**e) for e in range(samples.bit_length())}
+    passes = {k: pass_at_k(samples, correct, k) for k in ks or [2**e for e in range(samples.bit_length())]}
     every = [completion for record in records for completion in (record["greedy"], *record["samples"])]
     tokens = sum(completion["tokens"] for completion in every)
     return ExamResult(

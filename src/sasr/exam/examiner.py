@@ -85,7 +85,7 @@ class Examiner:
         """Everything that is measured, JSON-safe; `others` are the demonstrations whose NLL is wanted."""
         robustness = measures.robustness(records)
         records = [record for record in records if "perturbation" not in record]
-        result = summarise(records, self.request.n, seconds=seconds)
+        result = summarise(records, self.request.n, ks=self.request.k, seconds=seconds)
         samples = [sample for record in records for sample in record["samples"]]
         tokens = [sample["tokens"] for sample in samples]
         means = {

@@ -31,7 +31,7 @@ def by_difficulty(records: Records) -> dict[str, dict[str, float | int | None]]:
             "greedy_accuracy": float(np.mean([record["greedy"]["correct"] for record in groups[key]])),
             "pass_at_1": _mean([sample["correct"] for record in groups[key] for sample in record["samples"]]),
         }
-        for key in sorted(groups, key=_ascending)
+        for key in sorted(groups, key=ascending)
     }
 
 
@@ -88,7 +88,7 @@ def lengths(records: Records) -> dict[str, float | None]:
 def gain(pass_at: Mapping[int, float]) -> dict[str, float | int | None]:
     """pass@k - pass@1 for the largest `k` there is: what more samples add, 0 where all samples of a problem agree."""
     k = max(pass_at, default=1)
-    return {"k": k, "gain": pass_at[k] - pass_at[1] if k > 1 else None}
+    return {"k": k, "gain": pass_at[k] - pass_at[1] if k > 1 and 1 in pass_at else None}
 
 
 def robustness(records: Records) -> dict[str, dict[str, Any]]:
@@ -118,7 +118,8 @@ def _correct(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [sample for sample in record["samples"] if sample["correct"]]
 
 
-def _ascending(key: str) -> tuple[bool, float, str]:
+def ascending(key: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value, and texts after them."""
     try:
         return False, float(key), key
     except ValueError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from sasr.errors import InputError
+from sasr.exam.measures import ascending
 from sasr.exam.request import Request
 from sasr.rows import held_out_rows
 from sasr.task_config import TaskConfig
@@ -13,20 +15,38 @@ from sasr.tasks import get_task
 from sasr.tasks.base import Row, Task
 from sasr.tasks.loading import as_conversation, located_rows
 from sasr.tasks.perturb import perturbed
+from sasr.tasks.text import one_line
+
+_GENERATED = 10  # rows for each one that is wanted, where only those of some difficulties are
 
 
 def exam_rows(task: Task, request: Request) -> list[Row]:
-    """At most `request.rows` rows, in a fixed order. Raises `InputError` for one without an answer, naming its line."""
+    """At most `request.rows` rows of the wanted difficulties, in a fixed order. Raises `InputError` for one without an
+    answer, naming its line, and for a difficulty that no row has."""
+    generated = request.rows * (_GENERATED if request.difficulty else 1)
     if request.held_out:
-        rows = [("a row that the run held out", row) for row in _held_out(task, request)]
+        rows = [("a row that the run held out", row) for row in _held_out(task, request, generated)]
     elif request.data is None and task.generates:
-        rows = [(f"generated row {i}", row) for i, row in enumerate(task.generate(request.rows, None, "test"), 1)]
+        rows = [(f"generated row {i}", row) for i, row in enumerate(task.generate(generated, None, "test"), 1)]
     else:
         rows = located_rows(task, request.data, "test")
+    if request.difficulty:
+        rows = _of_difficulty(rows, request.difficulty)
     for where, row in rows[: request.rows]:
         if row.get("answer") is None:
             raise InputError(f"{where}: no answer, so a completion cannot be judged: add it, or leave the row out")
     return [row for _, row in rows[: request.rows]]
+
+
+def _of_difficulty(rows: list[tuple[str, Row]], wanted: Sequence[str]) -> list[tuple[str, Row]]:
+    found = {str(row["difficulty"]) for _, row in rows if row.get("difficulty") is not None}
+    if not found:
+        raise InputError("the rows have no difficulty: leave --difficulty out")
+    for difficulty in wanted:
+        if difficulty not in found:
+            known = ", ".join(sorted(found, key=ascending))
+            raise InputError(f"no row has difficulty {difficulty!r}: there are {one_line(known, 200)}")
+    return [(where, row) for where, row in rows if str(row.get("difficulty")) in wanted]
 
 
 def perturbed_rows(task: Task, rows: list[Row], kinds: Sequence[str]) -> list[Row]:
@@ -40,12 +60,12 @@ def perturbed_rows(task: Task, rows: list[Row], kinds: Sequence[str]) -> list[Ro
     ]
 
 
-def _held_out(task: Task, request: Request) -> list[Row]:
+def _held_out(task: Task, request: Request, most: int) -> list[Row]:
     run = request.run or {}
     config = TaskConfig(**{key: run[key] for key in TaskConfig.__dataclass_fields__ if run.get(key) is not None})
     if config.exam_split == "test" and (config.exam_data is not None or (config.data is None and task.generates)):
         # These rows are no training rows, however many they are; others were set apart only as far as exam_rows goes.
-        config = replace(config, exam_rows=request.rows)
+        config = replace(config, exam_rows=most if config.exam_data is None else sys.maxsize)
     rows = held_out_rows(task, config, int(run.get("seed", 42)))
     if not rows:
         raise InputError(f"the run of {request.model} held out no rows: give --data")

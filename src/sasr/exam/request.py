@@ -31,7 +31,7 @@ _NAMES_OF_RUNS = {
     "seed": "seed",
     "dtype": "dtype",
 }
-_UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": ()}
+_UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": (), "k": (), "difficulty": ()}
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 _KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}
 _TEXTS = ("model", "task", "data", "dtype", "initial_model", "nll_task", "nll_data", "output_dir")
@@ -46,7 +46,9 @@ class Request:
         task (`str`), data (`str`, *optional*): What to ask. Without `data` the rows that the run held out, those that
             the task generates, or the test split of its dataset on the Hub.
         task_options (`dict`, *optional*): What the task is made with.
+        difficulty (`tuple[str, ...]`): Ask only rows of these; of all if empty.
         rows (`int`), n (`int`): Rows, and sampled completions of each.
+        k (`tuple[int, ...]`): Which pass@k to report, in ascending order; the powers of two up to `n` if empty.
         max_new_tokens (`int`), temperature (`float`): Of the completions.
         batch_size (`int`): Completions generated at a time; another one draws other samples.
         seed (`int`): Of the sampling.
@@ -63,8 +65,10 @@ class Request:
     task: str
     task_options: dict[str, Any] | None
     data: str | None
+    difficulty: tuple[str, ...]
     rows: int
     n: int
+    k: tuple[int, ...]
     max_new_tokens: int
     temperature: float
     batch_size: int
@@ -101,7 +105,8 @@ class Request:
         """What decides the result, JSON-safe."""
         values = asdict(self)
         del values["output_dir"], values["run"]
-        return {**values, "perturb": list(self.perturb)}
+        # None where not given, as if it were not there: the directory of an earlier version has no such key.
+        return {**values, "k": self.k or None, "difficulty": self.difficulty or None}
 
 
 class _Flags(argparse.ArgumentParser):
@@ -131,7 +136,14 @@ def read_request(argv: list[str]) -> Request:
         raise InputError(f"temperature is {values['temperature']}: it must be above 0 (greedy decoding is done anyway)")
     if values["nll_data"] is not None and values["nll_task"] is None:
         raise InputError("nll_data needs nll_task: the task whose demonstrations the file holds")
-    values["perturb"] = tuple(dict.fromkeys(values["perturb"]))
+    values["k"] = tuple(sorted(set(values["k"])))
+    if values["k"] and values["k"][0] < 1:
+        raise InputError(f"k is {values['k'][0]}: it must be 1 or more")
+    if values["k"] and values["k"][-1] > values["n"]:
+        k = values["k"][-1]
+        raise InputError(f"k is {k}, but n is {values['n']}: pass@{k} needs as many samples, raise n or lower k")
+    for name in ("perturb", "difficulty"):
+        values[name] = tuple(dict.fromkeys(values[name]))
     values["output_dir"] = None if values["output_dir"] is None else Path(values["output_dir"])
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
     if values["dtype"] not in _DTYPES:
@@ -160,7 +172,9 @@ def _flags(argv: list[str]) -> dict[str, Any]:
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--task_options", type=json_mapping)
     parser.add_argument("--entropy", action="store_true")
-    parser.add_argument("--perturb", nargs="+")
+    parser.add_argument("--k", type=int, nargs="+")
+    for name in ("perturb", "difficulty"):
+        parser.add_argument(f"--{name}", nargs="+")
     namespace, rest = parser.parse_known_args(argv)
     if rest:
         flag = rest[0].split("=")[0]

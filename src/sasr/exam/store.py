@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sasr.adapters import is_adapter, read_adapter
 from sasr.checkpoints import write_atomically
 from sasr.errors import InputError
 from sasr.metrics import MetricsFile, read_metrics
@@ -119,6 +120,8 @@ def digest_of_model(name: str) -> str | None:
     """Tells apart the weights that a local path held at different times; `None` for a model on the Hub."""
     path = Path(name).expanduser()
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    if is_adapter(path):
+        files += sorted(Path(read_adapter(path).base).expanduser().glob("*.safetensors"))
     if not files:
         return None
     sha = hashlib.sha256()

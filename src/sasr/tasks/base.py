@@ -84,6 +84,11 @@ class Task(ABC):
         None by default: such models cannot learn the task."""
         return []
 
+    def stated(self, answer: str) -> tuple[str, ...]:
+        """Completions that state an answer, in every form that `check` reads. A record whose answer none of them gets
+        right is refused: nothing ever could. None by default: then answers are not tried."""
+        return ()
+
     def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | str | None:
         """The way of reasoning that a completion takes, in a form in which equal ways are equal: what exams count as
         different solutions of one problem. `None` where it cannot be told. Never raises on model output."""

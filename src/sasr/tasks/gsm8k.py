@@ -54,6 +54,9 @@ class GSM8KTask(Task):
         correct = expected is not None and written is not None and written == parse_number(expected)
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
 
+    def stated(self, answer: str) -> tuple[str, ...]:
+        return (f"{MARK} {answer}",)
+
     def well_formed(self, completion: str) -> bool:
         if completion.count(MARK) != 1:
             return False

@@ -44,7 +44,7 @@ class JsonlTask(Task):
         own = {
             "prompt": prompt,
             "completion": completion,
-            "answer": None if answer is None else str(answer),
+            "answer": None if answer is None or not str(answer).strip() else str(answer),
             "difficulty": record.get("difficulty"),
         }
         return {**record, **own}
@@ -53,6 +53,9 @@ class JsonlTask(Task):
         expected = row.get("answer")
         correct = expected is not None and same_answer(final_answer(completion), expected)
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
+
+    def stated(self, answer: str) -> tuple[str, ...]:
+        return f"#### {answer}", rf"\boxed{{{answer}}}", answer
 
     def well_formed(self, completion: str) -> bool:
         text = completion.strip()

@@ -82,6 +82,11 @@ class KnightsKnavesTask(Task):
         correct = expected is not None and concluded is not None and concluded == _parse_answer(expected)
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
 
+    def stated(self, answer: str) -> tuple[str, ...]:
+        pairs = (pair.partition("=") for pair in answer.split(","))
+        lines = [f"({i}) {name} is a {role}" for i, (name, _, role) in enumerate(pairs, 1)]
+        return ("\n".join([MARK, *lines]),)
+
     def well_formed(self, completion: str) -> bool:
         lines = _lines(completion)
         statements = [_statement(line) for line in lines]

@@ -146,7 +146,24 @@ def _to_row(task: Task, record: Any, where: str) -> Row:
         raise InputError(
             f"{where}: task {task.name} cannot use this record: {type(error).__name__}: {one_line(error)}; correct it"
         ) from error
-    return _checked(row, where, task)
+    row = _checked(row, where, task)
+    answer = row["answer"]
+    if answer is not None and _tries_answers(task):
+        forms = task.stated(answer)
+        if forms and not any(task.check(form, row).correct for form in forms):
+            raise InputError(
+                f"{where}: no completion could ever match the answer {one_line(repr(answer), 80)}: correct it, or leave"
+                f" the row out (task {task.name})"
+            )
+    return row
+
+
+def _tries_answers(task: Task) -> bool:
+    """Not for a subclass that judges in another way than the class whose `stated` it has."""
+    stated, *judges = (
+        next(cls for cls in type(task).__mro__ if name in vars(cls)) for name in ("stated", "check", "check_all")
+    )
+    return all(issubclass(stated, judge) for judge in judges)
 
 
 def _checked(row: Row, where: str, task: Task) -> Row:

@@ -78,6 +78,9 @@ class MathTask(Task):
             verdicts.append(Verdict(correct, self.well_formed(completion), failure))
         return verdicts
 
+    def stated(self, answer: str) -> tuple[str, ...]:
+        return (rf"\boxed{{{answer}}}",)
+
     def well_formed(self, completion: str) -> bool:
         return count_boxed(completion) == 1 and bool(last_boxed(completion))
 
@@ -92,9 +95,12 @@ class MathTask(Task):
 
 def _decide(expected: str, written: str) -> bool | None:
     """The verdict where it needs no mathematics, else `None`."""
-    if not expected or not written or len(written) > LONGEST_ANSWER:
+    if len(written) > LONGEST_ANSWER:
         return False
-    return True if _normalise(expected) == _normalise(written) else None
+    expected, written = _normalise(expected), _normalise(written)
+    if not expected or not written:
+        return False
+    return True if expected == written else None
 
 
 def _normalise(latex: str) -> str:

@@ -113,6 +113,9 @@ class StoriesTask(Task):
         correct = expected is not None and written is not None and written == parse_number(expected)
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
 
+    def stated(self, answer: str) -> tuple[str, ...]:
+        return (f"{MARK} {answer}",)
+
     def well_formed(self, completion: str) -> bool:
         return _SOLUTION.fullmatch(_compact(completion)) is not None
 
