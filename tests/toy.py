@@ -25,7 +25,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model(seed: int = 0, directory: Path | None = None) -> LlamaForCausalLM:
+def model(seed: int = 0, directory: Path | None = None, **changes: Any) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(CHARACTERS) + 3,
         hidden_size=32,
@@ -36,6 +36,7 @@ def model(seed: int = 0, directory: Path | None = None) -> LlamaForCausalLM:
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
+        **changes,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -18,9 +18,9 @@ from sasr.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TINY_MODELS", "check_model", "fetch_smollm2", "load_model", "load_tokenizer"]
+__all__ = ["TINY_MODELS", "check_model", "fetch_smollm2", "load_configs", "load_model", "load_tokenizer"]
 
 TINY_MODELS = ("tiny-llama", "tiny-qwen2")
 """Names of the models that are made from scratch, with a tokenizer made from the texts they will see."""
@@ -98,7 +98,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     where, options = _source(name, revision, trust_remote_code)
-    tokenizer = _or_input_error(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(where, **options))
+    tokenizer = or_input_error(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(where, **options))
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token, set eos_token in its config")
     if tokenizer.pad_token_id is None:
@@ -173,7 +173,7 @@ def load_model(
     def load() -> Any:
         return AutoModelForCausalLM.from_pretrained(where, dtype=wanted, output_loading_info=True, **options)
 
-    model, info = _or_input_error(name, "model", load)
+    model, info = or_input_error(name, "model", load)
     # transformers only warns, and fills the gaps with random weights.
     if info["missing_keys"]:
         keys = sorted(info["missing_keys"])
@@ -181,6 +181,24 @@ def load_model(
     if "gguf_file" in options:
         _forget_quantisation(model)
     return _named(model, name, tokenizer), tokenizer
+
+
+def load_configs(name: str) -> tuple[PreTrainedConfig, GenerationConfig]:
+    """Loads the configuration of a model in a directory or on the Hub, and that of its generation, without weights.
+
+    Args:
+        name (`str`):
+            See [`check_model`]; neither a GGUF file nor a tiny model.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    check_model(name)
+    where, options = _source(name, None, False)
+    config = or_input_error(name, "configuration", lambda: AutoConfig.from_pretrained(where, **options))
+    try:
+        return config, GenerationConfig.from_pretrained(where, revision=options["revision"])
+    except OSError:
+        return config, GenerationConfig.from_model_config(config)
 
 
 def fetch_smollm2(directory: str | Path = "models") -> Path:
@@ -346,7 +364,7 @@ def _dtype(dtype: str | torch.dtype | None) -> Any:
     return found
 
 
-def _or_input_error(name: str, what: str, load: Callable[[], _T]) -> _T:
+def or_input_error(name: str, what: str, load: Callable[[], _T]) -> _T:
     """Runs `load`; an error of it becomes an `InputError`.
 
     Damaged files fail in whatever way they happen to, from `KeyError` to `struct.error`, so all errors count; the

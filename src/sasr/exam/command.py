@@ -36,6 +36,7 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
   --batch_size N       completions generated at a time [per_device_eval_batch_size of the run, or 64]
   --seed N             of the sampling [that of the run, or 0]
   --dtype TYPE         of the weights: float32, bfloat16, float16, auto [that of the run, or float32]
+  --engine NAME        what generates: transformers, or vllm if it is installed [transformers]
   --perturb KIND ...   ask the rows in another form too, whose answer is known: names, numbers, order, ..., or all
   --initial_model M    measure entropy, and KL per token to this model, on the sampled completions
   --entropy            measure the entropy alone
@@ -118,7 +119,7 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
 
     started = time.monotonic()
     examiner = Examiner(request, task)
-    examiner.check(rows)
+    examiner.prepare(rows)
     size, per_row = request.block, 1 + request.n
     records = store.open(rows, request.n, size)
     if records:

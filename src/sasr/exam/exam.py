@@ -1,8 +1,8 @@
 """Examine a model on held-out rows: one greedy completion and several sampled ones per row, judged by the task.
 
-Generation is plain `model.generate`, so that an exam in the middle of training, one after it, and one of a foreign
-checkpoint are the same code. An exam leaves the world as it found it: a run with exams takes the same path as one
-without.
+Generation is plain `model.generate`, or that of an engine that is given, so that an exam in the middle of training, one
+after it, and one of a foreign checkpoint are the same code. An exam leaves the world as it found it: a run with exams
+takes the same path as one without.
 
 On several processes each examines `rows[rank::world]` with [`examine_rows`], the records are gathered, and
 `summarise(merge_records(parts), samples)` is the result of all.
@@ -11,23 +11,23 @@ On several processes each examines `rows[rank::world]` with [`examine_rows`], th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sasr.demonstrations import tokenize_prompts
 from sasr.errors import InputError
-from sasr.exam.generation import eos_ids_of, generate, untouched
+from sasr.exam.engines import Engine, Progress, Sampling, TransformersEngine
+from sasr.exam.generation import eos_ids_of, untouched
 from sasr.exam.measures import by_difficulty, path_diversity, wrong_reason
 from sasr.exam.passk import bootstrap_interval, pass_at_k
 from sasr.tasks.base import Row, Task
 
 Record = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def examine(
 
 
 def examine_rows(
-    model: PreTrainedModel,
+    model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     rows: Sequence[Row],
@@ -114,12 +114,14 @@ def examine_rows(
     eos_token_ids: Sequence[int] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     keep_token_ids: bool = False,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
     """Generate and judge: the heavy part of an exam. Has no collective operations, so ranks may hold unequal shares.
 
     Args:
-        model (`PreTrainedModel`): Unwrapped, with all its parameters on this process.
+        model (`PreTrainedModel`): Unwrapped, with all its parameters on this process. `None` will do where `engine` and
+            `eos_token_ids` are given.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer. The padding side is of no matter.
         task (`Task`): Judges the completions, all at once, by `check_all`.
         rows (`Sequence[dict]`): Rows with `prompt` (text, or messages) and `answer`.
@@ -133,6 +135,7 @@ def examine_rows(
             generation config and of the tokenizer, as in TRL.
         chat_template_kwargs (`Mapping`, *optional*): Passed to the chat template, as in `GRPOConfig`.
         keep_token_ids (`bool`, *optional*, defaults to `False`): Whether completions have their `token_ids` too.
+        engine ([`Engine`], *optional*): What generates; by default `model.generate`.
         progress (`Callable[[int, int], None]`, *optional*): Called after each batch with completions generated so
             far and in all.
 
@@ -156,33 +159,19 @@ def examine_rows(
             raise InputError(f"{name} of the exam must be at least {least}, got {value}")
     if samples and not temperature > 0:
         raise InputError(f"temperature of the exam must be positive, got {temperature}; greedy decoding is done anyway")
-    eos_ids = eos_ids_of(model, tokenizer, eos_token_ids)
+    eos_ids = eos_ids_of(model.generation_config if model is not None else None, tokenizer, eos_token_ids)
     # Exactly as GRPO tokenises them: the exam asks what training asked.
     prompt_ids = tokenize_prompts([row["prompt"] for row in rows], tokenizer, **(chat_template_kwargs or {}))
     for index, ids in enumerate(prompt_ids):
         if not ids:
             raise InputError(f"the prompt of row {index} of the exam has no tokens")
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_ids[0]
-    # top_k has a default of 50 in transformers, hence 0 by hand.
-    common = {"max_new_tokens": max_new_tokens, "eos_token_id": eos_ids, "pad_token_id": pad_id, "use_cache": True}
-    greedy = GenerationConfig(do_sample=False, disable_compile=True, **common)
-    sampled = GenerationConfig(do_sample=True, temperature=temperature, top_k=0, disable_compile=True, **common)
-
-    total = len(rows) * (1 + samples)
-    completion_ids: list[list[list[int]]] = [[] for _ in rows]
-    done = 0
-    # Longest first: little padding, and a batch that does not fit in memory fails at the start.
-    order = sorted(range(len(rows)), key=lambda index: -len(prompt_ids[index]))
-    with untouched(model, seed), torch.no_grad():
-        for config, repeats in ((greedy, 1), (sampled, samples)):
-            jobs = [index for index in order for _ in range(repeats)]
-            for start in range(0, len(jobs), batch_size):
-                batch = jobs[start : start + batch_size]
-                for index, ids in zip(batch, generate(model, [prompt_ids[i] for i in batch], config), strict=True):
-                    completion_ids[index].append(ids)
-                done += len(batch)
-                if progress is not None:
-                    progress(done, total)
+    sampling = Sampling(max_new_tokens, temperature, eos_ids, pad_id, batch_size, seed)
+    if engine is None:
+        assert model is not None
+        engine = TransformersEngine(model)
+    with untouched(torch.nn.Module() if model is None else model, seed), torch.no_grad():
+        completion_ids = engine.complete(prompt_ids, samples, sampling, progress)
         flat = [ids for of_row in completion_ids for ids in of_row]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
         verdicts = task.check_all(texts, [row for row in rows for _ in range(1 + samples)])

@@ -10,12 +10,14 @@ import torch
 from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 from sasr.errors import InputError
 from sasr.exam import measures
+from sasr.exam.engines import Engine
 from sasr.exam.exam import examine_rows, summarise
 from sasr.exam.generation import eos_ids_of
 from sasr.exam.request import Request
 from sasr.exam.scoring import mean_per_token, nll_per_token, score
 from sasr.exam.store import block_seed
-from sasr.models import load_model
+from sasr.exam.vllm_engine import VllmEngine
+from sasr.models import load_configs, load_model, load_tokenizer
 from sasr.tasks.base import Row, Task
 
 Record = dict[str, Any]
@@ -31,18 +33,25 @@ class Examiner:
 
     def __init__(self, request: Request, task: Task):
         self.request, self.task = request, task
-        self.model, self.tokenizer = self._load(request.model)
+        # vLLM has weights of its own, and gives completions alone.
+        if request.engine == "vllm" and not request.scores and request.nll_task is None:
+            self.model, self.tokenizer = None, load_tokenizer(request.model)
+            self.config, generation_config = load_configs(request.model)
+        else:
+            self.model, self.tokenizer = self._load(request.model)
+            self.config, generation_config = self.model.config, self.model.generation_config
+        self.engine: Engine | None = None
         self.initial = self._load(request.initial_model)[0] if request.initial_model is not None else None
         self.template: dict[str, Any] = dict((request.run or {}).get("chat_template_kwargs") or {})
         # Like the rollouts of training, completions end with the chat template's end of turn too.
         end = end_of_turn_id(self.tokenizer)
-        self.eos_ids = eos_ids_of(self.model, self.tokenizer)
+        self.eos_ids = eos_ids_of(generation_config, self.tokenizer)
         if end is not None and end not in self.eos_ids:
             self.eos_ids = [*self.eos_ids, end]
 
-    def check(self, rows: Sequence[Row]) -> None:
-        """Raise `InputError` for what only the loaded models tell, before the first completion."""
-        config = self.model.config.get_text_config()
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Start the engine. Raises `InputError` for what only the loaded models tell, before the first completion."""
+        config = self.config.get_text_config()
         if self.initial is not None and self.initial.config.get_text_config().vocab_size != config.vocab_size:
             raise InputError(
                 f"initial_model {self.request.initial_model} has another number of output tokens than the examined "
@@ -56,6 +65,9 @@ class Examiner:
                 f"a prompt has {longest} tokens, which with max_new_tokens ({self.request.max_new_tokens}) is more "
                 f"than the {positions} positions of the model: lower max_new_tokens, or leave the row out"
             )
+        if self.request.engine == "vllm":
+            request, length = self.request, longest + self.request.max_new_tokens
+            self.engine = VllmEngine(request.model, config, request.dtype, length, request.batch_size)
 
     def examine(self, rows: Sequence[Row], block: int, progress: Callable[[int, int], None]) -> list[Record]:
         """The records of one block of rows, whichever blocks came before."""
@@ -73,6 +85,7 @@ class Examiner:
             eos_token_ids=self.eos_ids,
             chat_template_kwargs=self.template,
             keep_token_ids=request.scores,
+            engine=self.engine,
             progress=progress,
         )
         if request.scores:

@@ -14,14 +14,14 @@ from sasr.errors import InputError
 
 
 def eos_ids_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, given: Sequence[int] | None = None
+    config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase, given: Sequence[int] | None = None
 ) -> list[int]:
     """Tokens that end a completion: those given, or those of generation config and tokenizer, as `GRPOTrainer` does."""
     if given is not None:
         ids = list(given)
     else:
-        ids = model.generation_config.eos_token_id
-        ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+        found = None if config is None else config.eos_token_id
+        ids = [] if found is None else [found] if isinstance(found, int) else list(found)
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
             ids = [tokenizer.eos_token_id, *ids]
     if not ids:
@@ -51,7 +51,7 @@ def generate(model: PreTrainedModel, prompt_ids: Sequence[list[int]], config: Ge
 
 
 @contextmanager
-def untouched(model: PreTrainedModel, seed: int) -> Iterator[None]:
+def untouched(model: torch.nn.Module, seed: int) -> Iterator[None]:
     """Evaluation mode and generators seeded with `seed` inside; on leaving, also by an exception, everything as before.
 
     Restored are the states of Python, numpy, the CPU generator and the generators of the model's own accelerators,

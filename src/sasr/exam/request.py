@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sasr.errors import InputError, did_you_mean, unknown
+from sasr.exam.engines import ENGINES
+from sasr.exam.vllm_engine import check_vllm
 from sasr.task_config import json_mapping
 
 CONFIG_FILE = "config.yaml"  # of a run of sasr train
@@ -20,6 +22,7 @@ _DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "seed": 0,
     "dtype": "float32",
+    "engine": "transformers",
 }
 # What sasr train calls it, and what it takes where config.yaml is silent.
 _NAMES_OF_RUNS = {
@@ -34,7 +37,7 @@ _NAMES_OF_RUNS = {
 _UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": (), "k": (), "difficulty": ()}
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 _KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}
-_TEXTS = ("model", "task", "data", "dtype", "initial_model", "nll_task", "nll_data", "output_dir")
+_TEXTS = ("model", "task", "data", "dtype", "engine", "initial_model", "nll_task", "nll_data", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Request:
         batch_size (`int`): Completions generated at a time; another one draws other samples.
         seed (`int`): Of the sampling.
         dtype (`str`): Type of the weights.
+        engine (`str`): What generates the completions.
         initial_model (`str`, *optional*): What to measure the KL from.
         entropy (`bool`): Whether to measure the entropy without `initial_model`.
         perturb (`tuple[str, ...]`): Kinds of perturbation that the rows are asked in too.
@@ -74,6 +78,7 @@ class Request:
     batch_size: int
     seed: int
     dtype: str
+    engine: str
     initial_model: str | None
     entropy: bool
     perturb: tuple[str, ...]
@@ -94,6 +99,9 @@ class Request:
     @property
     def block(self) -> int:
         """Rows that are examined and written together: enough to fill a few batches, few enough to lose little."""
+        if self.engine == "vllm":
+            # Its batch refills itself, and runs empty only at the end of a block.
+            return max(1, 16 * self.batch_size // self.n)
         return max(1, min(self.batch_size, 4 * self.batch_size // self.n))
 
     @property
@@ -148,6 +156,10 @@ def read_request(argv: list[str]) -> Request:
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
     if values["dtype"] not in _DTYPES:
         raise unknown("dtype", values["dtype"], _DTYPES)
+    if values["engine"] not in ENGINES:
+        raise unknown("engine", values["engine"], ENGINES)
+    if values["engine"] == "vllm":
+        check_vllm(values["model"])
     return Request(**values, run=run)
 
 

@@ -107,6 +107,10 @@ class ExamDirectory:
 
     def _write(self, figures: dict[str, Any] | None) -> None:
         versions = {package: version(package) for package in _PACKAGES}
+        if self.settings.get("engine") == "vllm":
+            import vllm
+
+            versions["vllm"] = vllm.__version__  # the name of the package depends on the machine
         content = {"settings": self.settings, "versions": versions, "figures": figures}
         write_atomically(self.directory / EXAM_FILE, json.dumps(content, indent=2) + "\n")
 
