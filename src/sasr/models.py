@@ -157,7 +157,7 @@ def load_model(
     if path is not None and is_adapter(path):
         kept = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
         base, _ = _of_base(name, path, load_model, dtype=dtype, **kept)
-        model = _or_input_error(name, "adapter", lambda: merge(base, read_adapter(path)))
+        model = or_input_error(name, "adapter", lambda: merge(base, read_adapter(path)))
         return _named(model, name, tokenizer), tokenizer
 
     from transformers import AutoModelForCausalLM
