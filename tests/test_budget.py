@@ -80,7 +80,8 @@ def test_an_exam_costs_nothing(tmp_path, monkeypatch):
 
     run.add_callback(RunCallback(run, SimpleNamespace(take=take), SimpleNamespace(signal=None), tmp_path, None))
     run.train()
-    assert taken == [("warmup", 4)] and run.state.global_step == 6 and run.budget.seconds == 6.0
+    assert [found for found in taken if found[0]] == [("warmup", 4)] and {step for _, step in taken} == set(range(6))
+    assert run.state.global_step == 6 and run.budget.seconds == 6.0, "at the beginning and at the end of a step"
 
 
 def test_max_steps_is_the_upper_bound(tmp_path, monkeypatch):
