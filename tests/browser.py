@@ -53,6 +53,8 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(20)
+        self._in.close()
+        self._out.close()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._id += 1

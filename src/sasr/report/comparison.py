@@ -24,6 +24,7 @@ from sasr.report.document import (
     Document,
     Figure,
     axis,
+    between,
     lines,
     number,
     section,
@@ -52,7 +53,7 @@ def comparison_document(directory: Path, page: Path) -> Document:
     facts = [{"title": "Budget of each run", "value": str(budget), "note": "the warm-up counts, exams do not"}]
     if best is not None:
         level = best["metrics"][METRIC]
-        note = f"{METRIC} {level['mean']:.3f}; 95% interval {level['interval'][0]:.3f}–{level['interval'][1]:.3f}"
+        note = f"{METRIC} {level['mean']:.3f}; 95% interval {between(level['interval'])}"
         facts.insert(0, {"title": "Highest accuracy", "value": best["method"], "note": note})
     baseline = results["comparison"]["compare"]["baseline"]
     facts.append({"title": "Methods", "value": str(len(results["methods"])), "note": f"baseline {baseline}"})
@@ -75,7 +76,11 @@ def comparison_document(directory: Path, page: Path) -> Document:
                 _learning(directory, finals),
             ],
         ),
-        section("Tuning", "On validation rows and seeds of its own.", [*_sweeps(results), _grid(results)]),
+        section(
+            "Tuning",
+            "On validation rows and seeds of its own.",
+            [*_sweeps(results), _tuning_cost(results), _grid(results)],
+        ),
         section("Runs", "", [_runs(directory, page, results)]),
     ]
     state = {"tone": "good", "text": "finished"}
@@ -155,8 +160,9 @@ def _row(name: str, figure: Results, colour: str, form: str, points: Sequence[fl
 
 def _table(results: Results) -> Figure | None:
     head, *rows = table_of(dict(results))
-    cells = [[_cell(text) for text in row] for row in rows]
-    return table("Every figure", "", head, cells, wide=True, notes=notes(dict(results)))
+    kept = [i for i, name in enumerate(head) if not name.startswith("tun")]  # these have a table of their own
+    cells = [[_cell(row[i]) for i in kept] for row in rows]
+    return table("Every figure", "", [head[i] for i in kept], cells, wide=True, notes=notes(dict(results)))
 
 
 def _cell(text: str) -> Any:
@@ -173,7 +179,7 @@ def _against(methods: Sequence[Results], colours: Mapping[str, str], cost: str, 
             colour = _plain_colour(colours, method["method"])
             drawn.append(series(method["method"], colour, [spent], [level["mean"]], style="points", **bounds))
     caption = f"Mean of the runs of each method; bars are 95% intervals of {METRIC}."
-    return lines(f"Accuracy against {what}", caption, axis(label, name=what), axis(METRIC), drawn)
+    return lines(f"Accuracy against {what}", caption, axis(label, name=what), axis(METRIC), drawn, wide=True)
 
 
 def _learning(directory: Path, runs: Sequence[Results]) -> Figure | None:
@@ -234,6 +240,18 @@ def _sweeps(results: Results) -> list[Figure | None]:
     return figures
 
 
+def _tuning_cost(results: Results) -> Figure | None:
+    rows = []
+    for method in results["methods"]:
+        cost = method["tuning_cost"]
+        if cost:
+            chosen = ", ".join(f"{k} {v}" for k, v in (results["chosen"].get(method["method"]) or {}).items())
+            row = [method["method"], chosen or "–", str(cost["runs"]), f"{cost['steps']:,}"]
+            rows.append([*row, format_duration(cost["seconds"]), f"{cost['rollout_tokens']:,}"])
+    head = ["method", "chosen", "runs", "steps", "time", "rollout tokens"]
+    return table("What tuning chose, and cost", "On top of the cost of the final runs.", head, rows, wide=True)
+
+
 def _grid(results: Results) -> Figure | None:
     rows = []
     for method, points in _tuning(results).items():
@@ -243,7 +261,8 @@ def _grid(results: Results) -> Figure | None:
             mean = f"{sum(rates) / len(rates):.3f}" if rates else "–"
             rows.append([method, point, mean, f"{len(rates)} of {len(runs)}", "chosen" if point == chosen else ""])
     head = ["method", "tried", f"{METRIC}, validation", "seeds", ""]
-    return table("Every point", "Of each method's grid.", head, rows, wide=True)
+    caption = "Of each method's grid; the highest mean is chosen."
+    return table("Every point", caption, head, rows, wide=True, folded=len(rows) > 12)
 
 
 def _runs(directory: Path, page: Path, results: Results) -> Figure | None:

@@ -94,9 +94,13 @@ def section(title: str, lead: str, figures: Sequence[Figure | None]) -> Document
     return {"title": title, "lead": lead, "figures": kept} if kept else None
 
 
+def between(interval: Sequence[float]) -> str:
+    """An interval in words that stay on one line."""
+    return f"{interval[0]:.3f}\u00a0to\u00a0{interval[1]:.3f}"
+
+
 def rate(value: float | None, interval: Sequence[float] | None = None) -> dict[str, str]:
     """A share as a cell of a table."""
     if value is None:
         return {"text": "–"}
-    note = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else ""
-    return {"text": f"{value:.3f}", "note": note}
+    return {"text": f"{value:.3f}", "note": between(interval) if interval else ""}

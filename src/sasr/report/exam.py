@@ -11,7 +11,7 @@ from sasr.exam.store import COMPLETIONS_FILE, EXAM_FILE
 from sasr.exam.view import figure_rows
 from sasr.live import format_duration
 from sasr.report import completions, examined
-from sasr.report.document import INK, MUTED, OTHERS, Document, Figure, section, settings_table, table
+from sasr.report.document import INK, MUTED, OTHERS, Document, Figure, between, section, settings_table, table
 from sasr.report.reading import read_json, read_lines
 
 Record = Mapping[str, Any]
@@ -39,7 +39,7 @@ def exam_document(directory: Path) -> Document:
         ]
     facts = [{"title": "Model", "value": Path(str(settings["model"])).name, "note": str(settings["model"])}]
     if figures is not None:
-        note = f"{name}; 95% interval {interval[0]:.3f}–{interval[1]:.3f}" if interval else name
+        note = f"{name}; 95% interval {between(interval)}" if interval else name
         asked = f"{figures['samples']} sampled and 1 greedy completion each"
         facts.insert(0, {"title": "Accuracy", "value": f"{value:.3f}", "note": note})
         facts.append({"title": "Rows", "value": f"{figures['rows']:,}", "note": asked})

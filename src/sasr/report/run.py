@@ -18,6 +18,7 @@ from sasr.report.document import (
     Document,
     Figure,
     axis,
+    between,
     course,
     lines,
     number,
@@ -26,7 +27,7 @@ from sasr.report.document import (
     settings_table,
 )
 from sasr.report.reading import read_json, read_lines, read_yaml
-from sasr.report.series import shares
+from sasr.report.series import roof, shares
 
 Lines = Sequence[Mapping[str, Any]]
 _AGAIN = "config.yaml, with which sasr train --config runs it again."
@@ -77,10 +78,10 @@ def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) 
             continue
         name, value, interval = examined.score(exams[label])
         note = f"{name} {examined.title(label, exams[label])}"
-        note += f"; 95% interval {interval[0]:.3f}–{interval[1]:.3f}" if interval else ""
+        note += f"; 95% interval {between(interval)}" if interval else ""
         if "initial" in exams and label != "initial":
             note += f"; {examined.score(exams['initial'])[1]:.3f} before"
-        title += ", the best so far" if best == last and len(exams) > 1 else ""
+        title += ", also the best" if best == last and len(exams) > 1 else ""
         facts.append({"title": title, "value": f"{value:.3f}", "note": note})
     if metrics:
         counts = {kind: sum(line.get("kind") == kind for line in metrics) for kind in ("sft", "grpo", "both")}
@@ -113,8 +114,12 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
     common = {"region": [0, warmup[-1], "warm-up"] if warmup else None, "group": "step"}
 
     def figure(title: str, caption: str, y: str, groups: Sequence[Any], **more: Any) -> Figure | None:
-        low = more.pop("low", None)
-        return lines(title, caption, x, axis(y, low, more.pop("high", None)), groups, **common, **more)
+        low, high = more.pop("low", None), more.pop("high", None)
+        values = [value for group in groups for value in group.get("y", ())]
+        top = roof(values) if high is None and low == 0 else None
+        if top is not None:
+            caption += f" Peaks are cut off; the highest is {max(values):.3g}."
+        return lines(title, caption, x, axis(y, low, top or high, cut=top is not None), groups, **common, **more)
 
     kinds = [str(line.get("kind")) for line in metrics]
     reward, spread = _points(metrics, "reward"), _points(metrics, "reward_std")

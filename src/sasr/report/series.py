@@ -34,11 +34,21 @@ def smooth(ys: Sequence[float], window: int) -> list[float]:
     return [(sums[stop] - sums[start]) / (stop - start) for start, stop in bounds]
 
 
-def shares(steps: Sequence[int], kinds: Sequence[str], columns: int = 400) -> list[list[float]]:
-    """The kinds of steps as at most `columns` stretches `[first step, last step, share of sft, share of both]`; what is
-    left is the share of grpo."""
+def roof(values: Sequence[float]) -> float | None:
+    """Where to cut off the few peaks of a series next to which the rest would be a flat line; `None` if there are none
+    that high."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    usual = ordered[int(0.98 * (len(ordered) - 1))]
+    return 1.25 * usual if ordered[-1] > 2.5 * usual > 0 else None
+
+
+def shares(steps: Sequence[int], kinds: Sequence[str], most: int = POINTS) -> list[list[float]]:
+    """The kinds of steps as `[first step, last step, share of sft, share of both]`, what is left being grpo. Each step
+    stands by itself; more than `most` steps become a quarter as many stretches."""
     found = []
-    columns = min(columns, len(steps))
+    columns = len(steps) if len(steps) <= most else most // 4
     for i in range(columns):
         part = slice(i * len(steps) // columns, (i + 1) * len(steps) // columns)
         group = kinds[part]

@@ -44,12 +44,14 @@ function extent(values, axis, margin) {
   }
   if (axis.min !== null && axis.min !== undefined) low = Math.min(axis.min, low);
   if (axis.max !== null && axis.max !== undefined) high = Math.max(axis.max, high);
+  if (axis.cut) high = axis.max;
   if (!(high > low)) [low, high] = [low - (axis.min === low ? 0 : 0.5), low + (low === 0 ? 1 : 0.5)];
   const room = (high - low) * margin;
   return [axis.min === low ? low : low - room, axis.max === high ? high : high + room];
 }
 
 const scale = ([a, b], [c, d]) => (value) => c + ((value - a) / (b - a)) * (d - c);
+const within = (value, [low, high]) => Math.max(low, Math.min(high, value));
 const px = (value) => Math.round(value * 10) / 10;
 const path = (points) => points.map(([x, y], i) => (i ? "L" : "M") + px(x) + " " + px(y)).join("");
 
@@ -66,7 +68,7 @@ function yAxis(svg, axis, domain, y, left, right, top, count) {
   const { step, found } = ticksBetween(domain[0], domain[1], count);
   for (const value of found) {
     svg.append(shape("line", { class: value === 0 && domain[0] < 0 ? "zero" : "gridline", x1: left, x2: right, y1: px(y(value)), y2: px(y(value)) }));
-    svg.append(shape("text", { x: left - 8, y: px(y(value)) + 4, "text-anchor": "end" }, format(value, step)));
+    svg.append(shape("text", { x: left - 10, y: px(y(value)) + 4, "text-anchor": "end" }, format(value, step)));
   }
   svg.append(shape("text", { x: 0, y: top - 14 }, axis.label));
 }
@@ -94,7 +96,8 @@ function drawLines(figure, width) {
   const all = (key) => figure.series.flatMap((series) => series[key] ?? []);
   const xs = extent(all("x"), figure.x, figure.x.marks ? 0.06 : points ? 0.08 : 0);
   const ys = extent([...all("y"), ...all("low"), ...all("high")], figure.y, 0.05);
-  const x = scale(xs, [left, right]), y = scale(ys, [bottom, top]);
+  const x = scale(xs, [left, right]), exact = scale(ys, [bottom, top]);
+  const y = figure.y.cut ? (value) => exact(within(value, ys)) : exact;
   if (figure.region) {
     const end = Math.min(x(figure.region[1]), right);
     svg.append(shape("rect", { class: "region", x: left, y: top, width: Math.max(0, px(end - left)), height: bottom - top }));
@@ -106,7 +109,7 @@ function drawLines(figure, width) {
   const whiskers = figure.series.filter((series) => series.style === "dots" && series.low);
   for (const series of figure.series) {
     // Beside one another, intervals at the same place can be told apart.
-    const aside = whiskers.includes(series) ? 6 * (whiskers.indexOf(series) - (whiskers.length - 1) / 2) : 0;
+    const aside = whiskers.includes(series) ? 5 * (whiskers.indexOf(series) - (whiskers.length - 1) / 2) : 0;
     svg.append(drawSeries(series, (value) => x(value) + aside, y));
   }
   const ends = beside ? named.map((series) => ({ series, y: y(series.y.at(-1)) })) : [];
@@ -119,10 +122,21 @@ function drawLines(figure, width) {
   return { svg, x, y, left, right, top: top - strip, bottom, beside: beside || points || named.length < 2 };
 }
 
+// Columns narrower than a pixel or so would show some steps and hide others.
+function merged(columns, size) {
+  if (size < 2) return columns;
+  const found = [];
+  for (let i = 0; i < columns.length; i += size) {
+    const group = columns.slice(i, i + size), mean = (at) => group.reduce((sum, column) => sum + column[at], 0) / group.length;
+    found.push([group[0][0], group.at(-1)[1], mean(2), mean(3)]);
+  }
+  return found;
+}
+
 function drawStrip(svg, columns, x, left, right, top) {
   const all = { grpo: "", both: "", sft: "" };
   const bar = (from, to, y, h) => (h > 0 ? `M${px(from)} ${px(y)}H${px(to)}V${px(y + h)}H${px(from)}Z` : "");
-  for (const [first, last, sft, both] of columns) {
+  for (const [first, last, sft, both] of merged(columns, Math.ceil((1.5 * columns.length) / (right - left)))) {
     const from = Math.max(left, x(first - 0.5)), to = Math.min(right, x(last + 0.5)), size = 22;
     all.sft += bar(from, to, top, size * sft);
     all.both += bar(from, to, top + size * sft, size * both);
@@ -177,7 +191,7 @@ function drawIntervals(figure, width) {
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: "0", role: "img" });
   const values = rows.flatMap((r) => [r.value, r.low, r.high, ...(r.points ?? [])]);
   const domain = extent(figure.zero ? [...values, 0] : values, figure.x, 0.05), x = scale(domain, [left, right]);
-  const { step, found } = ticksBetween(domain[0], domain[1], Math.max(2, Math.floor((right - left) / 70)));
+  const { step, found } = ticksBetween(domain[0], domain[1], Math.max(3, Math.min(6, Math.floor((right - left) / 50))));
   for (const value of found) {
     svg.append(shape("line", { class: "gridline", x1: px(x(value)), x2: px(x(value)), y1: top, y2: bottom }));
     svg.append(shape("text", { x: px(x(value)), y: bottom + 17, "text-anchor": "middle" }, format(value, step)));

@@ -130,9 +130,12 @@ function table(figure, place) {
     const link = href ? node("a", { href }, text) : text;
     return node(name, attributes, link, note ? node("small", {}, note) : null);
   };
-  const head = node("tr", {}, ...figure.head.map((text) => node("th", { scope: "col" }, text)));
+  // Columns of words stand to the left, of numbers to the right.
+  const words = figure.head.map((_, i) => figure.rows.filter((row) => /^[a-z]/i.test(row[i].text ?? row[i])).length * 2 > figure.rows.length);
+  const side = (i) => (words[i] ? { class: "words" } : {});
+  const head = node("tr", {}, ...figure.head.map((text, i) => node("th", { scope: "col", ...side(i) }, text)));
   const rows = figure.rows.map(([first, ...others]) =>
-    node("tr", {}, cell("th", first, { scope: "row" }), ...others.map((content) => cell("td", content))));
+    node("tr", {}, cell("th", first, { scope: "row" }), ...others.map((content, i) => cell("td", content, side(i + 1)))));
   const made = node("table", { class: figure.texts ? "texts" : "", "aria-label": figure.title }, node("thead", {}, head), node("tbody", {}, ...rows));
   const box = node("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": figure.title }, made);
   place.append(figure.folded ? node("details", {}, node("summary", {}, `Show all ${rows.length}`), box) : box);
