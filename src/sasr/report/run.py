@@ -85,10 +85,10 @@ def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) 
         facts.append({"title": title, "value": f"{value:.3f}", "note": note})
     if metrics:
         counts = {kind: sum(line.get("kind") == kind for line in metrics) for kind in ("sft", "grpo", "both")}
-        named = [f"{counts[k]} {t}" for k, t in (("sft", "SFT"), ("grpo", "GRPO"), ("both", "both")) if counts[k]]
+        named = [f"{counts[k]:,} {t}" for k, t in (("sft", "SFT"), ("grpo", "GRPO"), ("both", "both")) if counts[k]]
         warmup = sum(line.get("phase") == "warm-up" for line in metrics)
         facts.append(
-            {"title": "Steps", "value": f"{metrics[-1]['step']:,}", "note": f"{', '.join(named)}; {warmup} warm-up"}
+            {"title": "Steps", "value": f"{metrics[-1]['step']:,}", "note": f"{', '.join(named)}; {warmup:,} warm-up"}
         )
         seconds = sum(number(line.get("step_seconds")) or 0.0 for line in metrics)
         tokens = next((number(m.get("rollout_tokens")) for m in reversed(metrics) if "rollout_tokens" in m), None)
@@ -143,8 +143,8 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
             "g_last above g_warmup pulls towards SFT, below it towards GRPO. It stands still between SFT steps.",
             "norm before clipping",
             [
+                *course("g_last", SFT, *_points(metrics, "sft_grad_norm")),
                 series("g_warmup", MUTED, *_points(metrics, "warmup_grad_norm"), style="dashed"),
-                series("g_last", SFT, *_points(metrics, "sft_grad_norm")),
             ],
             low=0,
         ),

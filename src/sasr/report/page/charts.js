@@ -103,8 +103,8 @@ function drawLines(figure, width) {
     svg.append(shape("rect", { class: "region", x: left, y: top, width: Math.max(0, px(end - left)), height: bottom - top }));
     if (figure.wide && end - left > 60) svg.append(shape("text", { x: left + 8, y: top + 15 }, figure.region[2]));
   }
-  yAxis(svg, figure.y, ys, y, left, right, top, 4);
-  xAxis(svg, figure.x, xs, x, bottom, right, Math.min(8, Math.floor((right - left) / 70)));
+  yAxis(svg, figure.y, ys, y, left, right, top, 5);
+  xAxis(svg, figure.x, xs, x, bottom, right, Math.min(8, Math.floor((right - left) / 55)));
   if (strip) drawStrip(svg, figure.strip, x, left, right, 0);
   const whiskers = figure.series.filter((series) => series.style === "dots" && series.low);
   for (const series of figure.series) {

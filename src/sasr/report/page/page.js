@@ -157,6 +157,7 @@ const AT_A_TIME = 5;
 function completions(figure, place) {
   const exam = node("select", { name: "exam" }, node("option", { value: "" }, "all"));
   figure.exams.forEach((name, i) => exam.append(node("option", { value: i }, name)));
+  if (figure.exams.length > 3) exam.value = figure.exams.length - 1; // all of them at once are a wall of text
   const verdict = node("select", { name: "verdict" });
   const present = new Set(figure.questions.flatMap((question) => question.tries.map((entry) => entry.verdict)));
   for (const [value, [name, fits]] of Object.entries(VERDICTS)) {
