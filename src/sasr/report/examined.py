@@ -33,20 +33,22 @@ def score(exam: Exam) -> tuple[str, Any, Sequence[float] | None]:
 
 
 def best(exams: Mapping[str, Exam]) -> str | None:
-    """The label of the exam with the highest score; of equal ones the first."""
-    return max(exams, key=lambda label: score(exams[label])[1], default=None)
+    """The label of the exam with the highest score; of equal ones the last."""
+    return max(reversed(list(exams)), key=lambda label: score(exams[label])[1], default=None)
 
 
-def figures(exams: Mapping[str, Exam]) -> list[Figure | None]:
-    """Of the exams of a run."""
+def figures(exams: Mapping[str, Exam], last: int) -> list[Figure | None]:
+    """Of the exams of a run whose last step is known: its other figures have the same axis."""
     if not exams:
         return []
+    x = axis("optimizer step", 0, last, name="step")
     return [
-        _over_steps(exams),
+        _over_steps(exams, x),
         pass_at_k({title(label, exam): exam for label, exam in _three(exams).items()}),
         difficulty({title(label, exam): exam for label, exam in _three(exams).items()}),
         _measure(
             exams,
+            x,
             "Different ways to a right answer",
             "Mean number of different paths among the right samples of a question with two or more of them.",
             "paths per question",
@@ -57,6 +59,7 @@ def figures(exams: Mapping[str, Exam]) -> list[Figure | None]:
         ),
         _measure(
             exams,
+            x,
             "Right for the wrong reason",
             "Share of the right samples in which a step does not hold, of those that can be checked.",
             "share",
@@ -65,6 +68,7 @@ def figures(exams: Mapping[str, Exam]) -> list[Figure | None]:
         ),
         _measure(
             exams,
+            x,
             "Format and truncation",
             "Share of all completions in the task's format, and of those cut at the token limit.",
             "share",
@@ -82,11 +86,7 @@ def _three(exams: Mapping[str, Exam]) -> dict[str, Exam]:
     return {label: exam for label, exam in exams.items() if label in kept}
 
 
-def _steps(exams: Mapping[str, Exam]) -> dict[str, Any]:
-    return axis("optimizer step", 0, max(number(exam.get("step")) or 0 for exam in exams.values()), name="step")
-
-
-def _over_steps(exams: Mapping[str, Exam]) -> Figure | None:
+def _over_steps(exams: Mapping[str, Exam], x: Mapping[str, Any]) -> Figure | None:
     largest = str(max((int(k) for exam in exams.values() for k in exam.get("pass_at") or {}), default=0))
     wanted = [("pass@1", INK, "1"), ("greedy", OTHERS[0], ""), (f"pass@{largest}", OTHERS[1], largest)]
     drawn = []
@@ -99,7 +99,7 @@ def _over_steps(exams: Mapping[str, Exam]) -> Figure | None:
         drawn.append(series(name, colour, [p[0] for p in known], [p[1] for p in known], style="dots", **bounds))
     rows = list(exams.values())[-1].get("rows")
     caption = f"{rows} held-out rows at each exam; whiskers are 95% bootstrap intervals over rows."
-    return lines("Accuracy over training", caption, _steps(exams), axis("share", 0), drawn, wide=True, group="step")
+    return lines("Accuracy over training", caption, x, axis("share", 0), drawn, wide=True, group="step")
 
 
 def _value(exam: Exam, k: str) -> tuple[float | None, Any]:
@@ -151,6 +151,7 @@ def _colours(count: int) -> list[str]:
 
 def _measure(
     exams: Mapping[str, Exam],
+    x: Mapping[str, Any],
     heading: str,
     caption: str,
     unit: str,
@@ -162,7 +163,7 @@ def _measure(
         known = [(number(exam.get("step")) or 0, number(of(exam))) for exam in exams.values()]
         kept = [(x, y) for x, y in known if y is not None]
         drawn.append(series(name, colour, [x for x, _ in kept], [y for _, y in kept], style="dots"))
-    return lines(heading, caption, _steps(exams), axis(unit, 0, high), drawn, group="step")
+    return lines(heading, caption, x, axis(unit, 0, high), drawn, group="step")
 
 
 def _table(exams: Mapping[str, Exam]) -> Figure | None:

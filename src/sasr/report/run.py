@@ -40,10 +40,13 @@ def run_document(directory: Path) -> Document:
     path = directory / METRICS_FILE
     metrics = [line for line in (read_metrics(path) if path.is_file() else []) if number(line.get("step")) is not None]
     exams = examined.ordered(read_json(directory / "exam.json"))
+    last = int(metrics[-1]["step"]) if metrics else 0
     task, schedule = str(config.get("task", "")), str(config.get("schedule", ""))
     sections = [
         section("Training", "Which steps were SFT and which GRPO, and what decided it.", _training(metrics, config)),
-        section("Exams", "Accuracy on held-out rows, before, during and after training.", examined.figures(exams)),
+        section(
+            "Exams", "Accuracy on held-out rows, before, during and after training.", examined.figures(exams, last)
+        ),
         section("What it wrote", "", [_browser(directory, exams, task)]),
         section("Cost and settings", "", [_time(metrics, exams), settings_table(_AGAIN, config)]),
     ]
@@ -115,7 +118,8 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
 
     def figure(title: str, caption: str, y: str, groups: Sequence[Any], **more: Any) -> Figure | None:
         low, high = more.pop("low", None), more.pop("high", None)
-        values = [value for group in groups for value in group.get("y", ())]
+        # Two points are a level to compare with.
+        values = [value for group in groups if len(group["x"]) > 2 for value in group["y"]]
         top = roof(values) if high is None and low == 0 else None
         if top is not None:
             caption += f" Peaks are cut off; the highest is {max(values):.3g}."

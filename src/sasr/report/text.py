@@ -47,9 +47,9 @@ def tidy(value: Any) -> Any:
 
 def rounded(value: float) -> float | int | None:
     """Five significant digits; whole numbers without a point, which are shorter."""
-    if not math.isfinite(value):
-        return None
     short = float(f"{value:.{_DIGITS}g}")
+    if not math.isfinite(short):  # also the largest floats, rounded up
+        return None
     return int(short) if short.is_integer() and abs(short) < 2**53 else short
 
 

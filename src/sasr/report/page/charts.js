@@ -45,7 +45,7 @@ function extent(values, axis, margin) {
   if (axis.min !== null && axis.min !== undefined) low = Math.min(axis.min, low);
   if (axis.max !== null && axis.max !== undefined) high = Math.max(axis.max, high);
   if (axis.cut) high = axis.max;
-  if (!(high > low)) [low, high] = [low - (axis.min === low ? 0 : 0.5), low + (low === 0 ? 1 : 0.5)];
+  if (!(high > low)) [low, high] = [low - (low === 0 || axis.min === low ? 0 : 0.5), low + (low === 0 ? 1 : 0.5)];
   const room = (high - low) * margin;
   return [axis.min === low ? low : low - room, axis.max === high ? high : high + room];
 }
