@@ -69,7 +69,7 @@ def comparison_document(directory: Path, page: Path) -> Document:
         ),
         section(
             "Accuracy and cost",
-            "Equal steps are not equal time: an SFT step costs about a tenth of a GRPO step.",
+            "Equal steps are not equal time: a GRPO step generates, an SFT step does not.",
             [
                 _against(methods, colours, "seconds", "seconds inside optimizer steps, per run"),
                 _against(methods, colours, "rollout_tokens", "rollout tokens, per run"),

@@ -17,7 +17,7 @@ const shape = (name, attributes, ...children) => node("svg:" + name, attributes,
 function format(value, step) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size >= 1e5) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 3 });
+  if (size >= 1e5 || (size && step >= 1e4)) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 3 });
   if (step === undefined) {
     if (size && size < 0.001) return value.toExponential(1);
     return Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 3);
