@@ -209,6 +209,7 @@ def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number, status)
     assert 7 <= step < LAST and (run / f"checkpoint-{step}").is_dir()
     assert line.endswith(f"sasr train --output_dir {run} --resume_from_checkpoint")
     assert lines_written(run) == step, "the step under way was finished and logged"
+    assert f"stopped at step {step} of {LAST}" in (run / "report.html").read_text()
     finish(start(resume_command(run)))
     assert_same_run(run, whole)
 

@@ -98,6 +98,7 @@ def test_figures_are_those_of_the_completions(whole, place):
     assert "token_ids" not in samples[0] and len({sample["text"] for sample in samples}) > 1
     assert figures["nll"]["rows"] == ROWS and figures["nll"]["per_token"] != figures["nll"]["initial_per_token"]
     assert figures["lengths"]["sampled"] == tokens / len(samples)
+    assert '"kind":"exam"' in (whole / "report.html").read_text()
     assert settings["max_new_tokens"] == 4 and content(whole)["versions"].keys() >= {"sasr", "torch"}
 
 
@@ -168,6 +169,7 @@ def test_stopped_and_killed(place, tmp_path, number):
     if number != signal.SIGKILL:
         (line,) = [line for line in out.splitlines() if line.startswith("stopped; go on with: sasr exam --model lm")]
         assert line.endswith(f"--output_dir {tmp_path / 'part'}")
+        assert "stopped or under way after" in (tmp_path / "part" / "report.html").read_text()
     task.write_text(SLOW.format(seconds=0))
     assert sasr.cli.main(["exam", *EXAM, *MORE, *flags, "--output_dir", str(tmp_path / "part")]) == 0
     assert sasr.cli.main(["exam", *EXAM, *MORE, *flags, "--output_dir", str(tmp_path / "straight")]) == 0

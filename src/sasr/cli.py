@@ -1,4 +1,4 @@
-"""The command line: `sasr train`, `sasr compare`, `sasr exam`. Thin: it finds the settings, runs, and makes errors one
+"""The command line: `sasr train`, `compare`, `exam`, `report`. Thin: it finds the settings, runs, and makes errors one
 line."""
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
        sasr train --help | --help_all
        sasr compare --help
        sasr exam --help
+       sasr report DIR
        sasr --version
 
 SFT warm-up, then SFT or GRPO at every step, decided from the training state (SASR, arXiv 2505.13026).
@@ -28,6 +29,7 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
   sasr compare                      methods x seeds at an equal budget, with a table of what the difference is worth
   sasr exam --model runs/stories-1  accuracy, pass@k, diversity and more of a run, a checkpoint or any other model
+  sasr report runs/stories-1        all that a run, an exam or a comparison shows, on one page
 """
 
 # Settings of TRL and transformers that most runs touch, in few words; the others are in --help_all.
@@ -98,9 +100,10 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
-    commands = {"train": _train, "compare": _compare, "exam": _exam}
+    commands = {"train": _train, "compare": _compare, "exam": _exam, "report": _report}
     if argv[0] not in commands:
-        raise InputError(f"unknown command {argv[0]!r}: the commands are train, compare and exam (see sasr --help)")
+        names = ", ".join(commands)
+        raise InputError(f"unknown command {argv[0]!r}: the commands are {names} (see sasr --help)")
     return commands[argv[0]](argv[1:])
 
 
@@ -116,11 +119,18 @@ def _exam(argv: list[str]) -> int:
     return _run_or_help(exam, USAGE, argv)
 
 
-def _run_or_help(command: Callable[[list[str]], int], usage: str, argv: list[str]) -> int:
+def _report(argv: list[str]) -> int:
+    from .report.command import USAGE, report
+
+    return _run_or_help(report, USAGE, argv, quiet=False)  # nothing to quieten, which takes seconds
+
+
+def _run_or_help(command: Callable[[list[str]], int], usage: str, argv: list[str], quiet: bool = True) -> int:
     if "-h" in argv or "--help" in argv:
         print(usage)
         return 0
-    _quiet()
+    if quiet:
+        _quiet()
     return command(argv)
 
 

@@ -22,6 +22,7 @@ from .errors import InputError
 from .live import LiveView
 from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
+from .report import REPORT_FILE, report_quietly
 from .rows import check_lengths, collect_rows
 from .tasks import get_task
 from .tasks.base import Row, Task
@@ -130,6 +131,8 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         finally:
             if view is not None:
                 view.stop()
+    if is_main():
+        report_quietly(directory, say)
     if not finished:
         say(_how_to_go_on(directory, trainer.state.global_step))
         return 128 + (stop.signal or signal.SIGINT)
@@ -138,7 +141,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     counts = trainer.counts
     say(
         f"done: {counts['sft_steps']} SFT and {counts['grpo_steps']} GRPO steps, {counts['rollout_tokens']} rollout "
-        f"tokens; all of it is in {directory}"
+        f"tokens; all of it is in {directory}, to look at in {directory / REPORT_FILE}"
     )
     return 0
 

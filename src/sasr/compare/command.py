@@ -44,6 +44,7 @@ def compare(argv: list[str]) -> int:
     options, rest = _options(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("sasr compare starts its runs itself: start it without torchrun")
+    from sasr.report import report_quietly
     from sasr.tasks import get_task
 
     from . import check
@@ -71,6 +72,7 @@ def compare(argv: list[str]) -> int:
     view.message(_opening(runner, directory))
     status = runner.run()
     _close(runner, view, directory, status)
+    report_quietly(directory, view.message)
     return status
 
 

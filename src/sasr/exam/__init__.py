@@ -1,8 +1,27 @@
 """Examining a model on held-out rows."""
 
-from sasr.exam.diversity import distinct_n, self_bleu
-from sasr.exam.exam import ExamResult, examine, examine_rows, merge_records, summarise
-from sasr.exam.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sasr.exam.diversity import distinct_n, self_bleu
+    from sasr.exam.exam import ExamResult, examine, examine_rows, merge_records, summarise
+    from sasr.exam.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
+
+# Imported on first use: figures of exams are read without torch, which takes seconds to import.
+_WHERE = {
+    "ExamResult": "exam",
+    "bootstrap_interval": "passk",
+    "distinct_n": "diversity",
+    "examine": "exam",
+    "examine_rows": "exam",
+    "mean_pass_at_k": "passk",
+    "merge_records": "exam",
+    "pass_at_k": "passk",
+    "self_bleu": "diversity",
+    "summarise": "exam",
+}
 
 __all__ = [
     "ExamResult",
@@ -16,3 +35,11 @@ __all__ = [
     "self_bleu",
     "summarise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sasr.exam' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"sasr.exam.{_WHERE[name]}"), name)

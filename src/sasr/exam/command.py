@@ -58,16 +58,21 @@ def exam(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    status = 0
     try:
         _run(request, directory)
     except KeyboardInterrupt:
         again = argv if request.output_dir else [*argv, "--output_dir", str(directory)]
         print(f"stopped; go on with: {shlex.join(['sasr', 'exam', *again])}", flush=True)
-        return 128 + (received[0] if received else signal.SIGINT)
+        status = 128 + (received[0] if received else signal.SIGINT)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-    return 0
+    if (directory / "exam.json").is_file():
+        from sasr.report import report_quietly
+
+        report_quietly(directory, lambda text: print(text, flush=True))
+    return status
 
 
 def _run(request: Request, directory: Path) -> None:

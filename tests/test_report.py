@@ -1,0 +1,378 @@
+"""The report: what is read, what is left out, what it may hold."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import report_data
+import sasr.cli
+from report_data import HOSTILE, completion, record
+from sasr.errors import InputError
+from sasr.report import completions, describe, html, report_quietly, series, write_report
+from sasr.report.text import embed, tidy, visible
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+floats = st.floats(-1e6, 1e6)
+
+
+def titles(document: dict) -> dict[str, dict]:
+    return {figure["title"]: figure for part in document["sections"] for figure in part["figures"]}
+
+
+def document_of(directory: Path) -> dict:
+    return describe(directory, directory / "report.html")
+
+
+# ---- series ----
+
+
+@given(st.lists(floats, max_size=200), st.integers(4, 60))
+def test_thin_keeps_ends_and_peaks_and_makes_nothing_up(ys, limit):
+    xs = [3.0 * i for i in range(len(ys))]
+    some_xs, some_ys = series.thin(xs, ys, limit)
+    assert len(some_xs) == len(some_ys) <= max(limit, 0)
+    assert some_xs == sorted(set(some_xs)) and set(zip(some_xs, some_ys, strict=True)) <= set(zip(xs, ys, strict=True))
+    if ys:
+        assert (min(some_ys), max(some_ys)) == (min(ys), max(ys))
+        assert (some_xs[0], some_xs[-1]) == (xs[0], xs[-1])
+
+
+@given(st.lists(floats, min_size=1, max_size=60), st.integers(1, 70))
+def test_smooth_is_the_mean_of_the_window(ys, window):
+    for i, value in enumerate(series.smooth(ys, window)):
+        near = ys[max(0, i - window // 2) : i + window // 2 + 1]
+        assert value == pytest.approx(sum(near) / len(near), abs=1e-6)
+
+
+@given(st.lists(st.sampled_from(["sft", "grpo", "both"]), max_size=120), st.integers(4, 40))
+def test_shares_count_every_step_once(kinds, most):
+    found = series.shares(range(1, len(kinds) + 1), kinds, most)
+    assert len(found) <= most
+    assert [column[0] for column in found[1:]] == [column[1] + 1 for column in found[:-1]]
+    for name, at in (("sft", 2), ("both", 3)):
+        assert sum((c[1] - c[0] + 1) * c[at] for c in found) == pytest.approx(kinds.count(name))
+
+
+def test_roof_cuts_peaks_alone():
+    assert series.roof([]) is None and series.roof([0.0, 5.0]) is None
+    assert series.roof([1.0] * 99 + [50.0]) == 1.25
+    assert series.roof([float(i) for i in range(100)]) is None
+
+
+# ---- text ----
+
+
+@given(st.text(st.characters(), max_size=80) | st.just(HOSTILE), st.integers(1, 60))
+def test_nothing_in_a_shown_text_is_invisible(text, limit):
+    shown = visible(text, limit)
+    shown.encode()
+    for sign in shown:
+        assert sign in "\n\t" or sign.isprintable() or unicodedata.category(sign) == "Zs"
+    if text.isprintable() and len(text) <= limit:
+        assert shown == text
+
+
+def test_visible_names_the_sign_and_what_was_cut():
+    assert visible("a\u202eb\x00\r\n\t\U000e0041") == "a\\u202eb\\u0000\n\t\\U000e0041"
+    assert visible("x" * 1_000_000, 10) == "x" * 10 + " \u2026 [999,990 more characters]"
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=8))
+def test_embedded_json_cannot_end_its_element(value):
+    text = embed({"it": value, "hostile": HOSTILE})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == tidy({"it": value, "hostile": HOSTILE})
+
+
+# ---- completions ----
+
+
+@given(st.integers(0, 5000), st.integers(1, 8), st.floats(0, 1e5))
+def test_chosen_rows_are_few_and_fit_the_budget(rows, exams, length):
+    chosen = completions.choose(rows, exams, length)
+    assert len(set(chosen)) == len(chosen) == min(rows, len(chosen)) <= completions.QUESTIONS
+    assert all(0 <= row < rows for row in chosen)
+    if len(chosen) > completions.FEWEST:
+        assert len(chosen) * exams * 5 * min(length, completions.TEXT) <= completions.BUDGET
+
+
+def test_few_exams_keep_the_first_and_the_last():
+    labels = [f"step-{i}" for i in range(30)]
+    chosen = completions.few(labels)
+    assert len(chosen) == 8 and (chosen[0], chosen[-1]) == (labels[0], labels[-1])
+    assert completions.few(labels[:3]) == labels[:3]
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "why"),
+    [
+        (completion("#### 7", True), "right", "right"),
+        (completion("#### 7", True, steps_valid=False), "reason", "right answer, but a step does not hold"),
+        (completion("1 = 1 . #### 8"), "wrong", "wrong answer: got 8, expected 7"),
+        (completion("what", well_formed=False), "format", "bad format"),
+        (completion("1", truncated=True, well_formed=False), "cut", "cut at the limit of 12 tokens"),
+        (completion("1", failure="time-out"), "failed", "verifier failed: time-out"),
+    ],
+)
+def test_why_a_completion_counts_as_it_does(given, verdict, why):
+    assert completions.judged(given, {"answer": "7"}, "stories") == (verdict, why)
+
+
+def test_an_answer_is_only_named_where_the_text_tells_it():
+    assert completions.judged(completion("a knave"), {"answer": "b"}, "my.py:Task")[1] == "wrong answer: expected b"
+
+
+# ---- runs ----
+
+
+def test_a_finished_run(tmp_path):
+    directory = report_data.run(tmp_path / "run", hub_token="secret")
+    document = document_of(directory)
+    assert document["title"] == "sasr on stories" and document["state"]["text"] == "finished"
+    found = titles(document)
+    assert found["Which steps were SFT, which GRPO"]["counts"]["both"] == 0
+    assert {s["name"] for s in found["Gradient norms of SFT"]["series"]} == {"g_last", "g_warmup"}
+    assert found["Divergence from the reference policy"]["series"]
+    assert [row[1] for row in found["All exams"]["rows"]] == ["0", "20", "40"]
+    assert found["Completions"]["exams"] == ["before", "step 20", "at the end"]
+    assert len(found["Completions"]["questions"]) == 6
+    assert sum(part["value"] for part in found["Where the time went"]["parts"]) == pytest.approx(40 * 0.2 + 3 * 2.5)
+    assert "secret" not in html({**document, "made": ""})
+
+
+def test_a_run_as_far_as_it_got(tmp_path):
+    directory = report_data.run(tmp_path / "run", exams=1)
+    shutil.rmtree(directory / "exams")
+    with open(directory / "metrics.jsonl", "a") as file:
+        file.write('{"step": 41, "ki')  # still being written
+    document = document_of(directory)
+    assert document["state"]["text"] == "unfinished, step 40 of 40"
+    assert "Completions" not in titles(document)
+    (directory / "checkpoint-40").mkdir()
+    assert document_of(directory)["state"]["text"] == "stopped at step 40 of 40"
+    (directory / "exam.json").unlink()
+    (directory / "metrics.jsonl").unlink()
+    assert list(titles(document_of(directory))) == ["Settings"]
+
+
+def test_a_run_that_spent_its_budget(tmp_path):
+    directory = report_data.run(tmp_path / "run", max_steps=1_000_000, max_seconds=8)
+    assert document_of(directory)["state"]["text"] == "budget spent at step 40"
+
+
+def test_best_and_last_exam_are_told_apart(tmp_path):
+    directory = report_data.run(tmp_path / "run")
+    exams = json.loads((directory / "exam.json").read_text())
+    exams["step-20"] = report_data.figures(20, 0.9)
+    (directory / "exam.json").write_text(json.dumps(exams))
+    facts = {fact["title"]: fact for fact in document_of(directory)["facts"]}
+    assert facts["Best exam"]["value"] == "0.900" and "step 20" in facts["Best exam"]["note"]
+    assert facts["Last exam"]["value"] == "0.600" and "0.100 before" in facts["Last exam"]["note"]
+
+
+def test_hostile_texts_stay_texts(tmp_path):
+    directory = report_data.run(tmp_path / "run", task=HOSTILE.encode("utf-8", "replace").decode())
+    bad = [
+        record(0, HOSTILE),
+        record(1, "x" * 1_000_000),
+        {**record(2), "prompt": [{"role": "user", "content": HOSTILE}]},
+    ]
+    report_data.write_records(directory / "exams" / "final.jsonl", bad)
+    page = write_report(directory).read_text()
+    assert page.count("<script") == 2 and "taken'</script>" not in page and "\u202e" not in page
+    assert len(page) < 200_000
+
+
+def test_a_long_run_is_a_small_page(tmp_path):
+    directory = report_data.run(tmp_path / "run", steps=5000, exams=21, rows=100)
+    for path in (directory / "exams").iterdir():
+        report_data.write_records(path, [record(row, "long " * 2000) for row in range(100)])
+    assert write_report(directory).stat().st_size < 5e6
+
+
+# ---- exams and comparisons ----
+
+
+def test_an_exam_under_way(tmp_path):
+    settings = {"model": "runs/stories-1", "task": "stories", "n": 2, "perturb": ["names"]}
+    (tmp_path / "exam.json").write_text(json.dumps({"settings": settings, "versions": {}, "figures": None}))
+    assert document_of(tmp_path)["state"]["text"] == "stopped or under way after 0 rows"
+    changed = {**record(0), "prompt": "another", "perturbation": "names", "original": 0}
+    report_data.write_records(tmp_path / "completions.jsonl", [record(0), record(1), changed])
+    document = document_of(tmp_path)
+    found = titles(document)
+    assert document["state"]["text"] == "stopped or under way after 2 rows"
+    assert [row["name"] for row in found["What the change costs"]["rows"]] == ["names"]
+    assert [asked["note"] for asked in found["Completions"]["questions"]] == [
+        "difficulty 1",
+        "changed: names, difficulty 1",
+        "difficulty 2",
+    ]
+
+
+def test_a_comparison_with_a_sweep(tmp_path):
+    shutil.copy(RESULTS / "compare-switch" / "results.json", tmp_path)
+    for seed, rate in ((1, 0.2), (2, 0.4)):
+        where = tmp_path / "runs" / "sasr-100" / f"seed-{seed}"
+        where.mkdir(parents=True)
+        exams = {"step-100": report_data.figures(100, rate), "final": report_data.figures(400, 2 * rate)}
+        (where / "exam.json").write_text(json.dumps(exams))
+        (where / "report.html").touch()
+    document = document_of(tmp_path)
+    found = titles(document)
+    (sweep,) = found["static-swept: switch step"]["series"]
+    assert sweep["x"] == [100, 160, 220, 280, 340] and max(sweep["y"]) == sweep["y"][-1]
+    (curve,) = found["Learning curves"]["series"]
+    assert (curve["name"], curve["x"]) == ("sasr-100", [100, 400])
+    assert curve["y"] == pytest.approx([0.3, 0.6]) and curve["low"] == [0.2, 0.4]
+    links = [row[0]["href"] for row in found["All runs"]["rows"] if "href" in row[0]]
+    assert links == ["runs/sasr-100/seed-1/report.html", "runs/sasr-100/seed-2/report.html"]
+    values = [row["value"] for row in found["pass@1"]["rows"]]
+    assert values == sorted(values, reverse=True) and len(values) == 8
+
+
+def test_sft_and_grpo_alone_have_the_colours_of_their_steps(tmp_path):
+    shutil.copy(RESULTS / "compare-stories" / "results.json", tmp_path)
+    rows = {row["name"]: row["colour"] for row in titles(document_of(tmp_path))["pass@1"]["rows"]}
+    assert (rows["sft (8)"], rows["grpo (8)"], rows["static (8)"], rows["sasr (8)"]) == ("sft", "grpo", "muted", "ink")
+
+
+def test_failed_runs_are_named(tmp_path):
+    results = json.loads((RESULTS / "compare-switch" / "results.json").read_text())
+    results["runs"][-1]["status"] = "failed: not enough memory"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    document = document_of(tmp_path)
+    assert document["state"] == {"tone": "warn", "text": "1 of 42 runs failed"}
+    assert titles(document)["All runs"]["rows"][-1][2] == {"text": "failed", "note": "not enough memory"}
+
+
+# ---- the page ----
+
+
+def test_the_page_allows_its_own_script_and_nothing_else(tmp_path):
+    page = html({**document_of(report_data.run(tmp_path)), "made": ""})
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy and "http" not in policy
+    for element in ("script", "style"):
+        (text,) = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in policy
+    assert "innerHTML" not in page and "style=" not in page
+
+
+def test_colours_can_be_read_in_both_themes():
+    css = (Path(sasr.report.__file__).parent / "page" / "page.css").read_text()
+    pairs = {name: both for name, *both in re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", css)}
+
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for name in set(pairs) - {"paper", "card", "rule", "shade"}:
+        for theme in (0, 1):
+            for ground in ("paper", "shade"):
+                low, high = sorted((light(pairs[name][theme]), light(pairs[ground][theme])))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground, theme)
+
+
+# ---- the command ----
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = sasr.cli.main(["report", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_report_and_figures(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    directory = report_data.run(tmp_path / "run")
+    status, out, err = command(capsys, directory, "--output", tmp_path / "page.html", "--figures", tmp_path / "figures")
+    assert (status, err) == (0, "") and (tmp_path / "page.html").is_file()
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert f"{len(names) // 2} figures" in out and len(names) > 20
+    assert names[:2] == ["01-which-steps-were-sft-which-grpo.png", "01-which-steps-were-sft-which-grpo.svg"]
+    assert not (directory / "report.html").exists()
+
+
+def test_figures_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, err = command(capsys, report_data.run(tmp_path), "--figures", tmp_path / "figures")
+    assert (status, err) == (2, "sasr: error: figures need matplotlib: pip install 'sasr[figures]'\n")
+
+
+def broken(name: str, text: str):
+    def make(directory: Path) -> None:
+        (directory / name).write_text(text)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (shutil.rmtree, "there is no directory"),
+        (lambda directory: None, "is no run, exam or comparison"),
+        (broken("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 2}\n'), "metrics.jsonl:2 is not a JSON object"),
+        (broken("exam.json", '{"final": '), "exam.json cannot be read"),
+        (broken("exam.json", "[]"), "exam.json holds no JSON object"),
+        (broken("exam.json", '{"final": {"pass_at": [1, 2]}}'), "is not as sasr writes it"),
+        (broken("config.yaml", "a: [b"), "config.yaml cannot be read"),
+        (broken("results.json", '{"methods": 3}'), "is not as sasr writes it"),
+        (broken("comparison.yaml", "task: stories\n"), "has no results.json yet"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(tmp_path, capsys, make, wanted):
+    directory = tmp_path / "it"
+    directory.mkdir()
+    make(directory)
+    status, out, err = command(capsys, directory)
+    assert (status, out, err.count("\n")) == (2, "", 1) and wanted in err, err
+    assert not (directory / "report.html").exists()
+
+
+def test_wrong_arguments_are_one_line(tmp_path, capsys):
+    directory = report_data.run(tmp_path / "run")
+    for arguments, wanted in (
+        ([], "no directory"),
+        ([directory, "--ouput", "x"], "did you mean --output?"),
+        ([directory, "--output"], "expected one argument"),
+        ([directory, "--output", tmp_path], "is a directory"),
+        ([directory, "--output", tmp_path / "gone" / "page.html"], "cannot be written"),
+        ([directory, "--figures", directory / "config.yaml"], "cannot be written"),
+    ):
+        status, _, err = command(capsys, *arguments)
+        assert (status, err.count("\n")) == (2, 1) and wanted in err, err
+
+
+def test_a_failing_report_is_one_line_at_the_end_of_a_run(tmp_path, monkeypatch):
+    said: list[str] = []
+    report_quietly(tmp_path / "gone", said.append)
+    monkeypatch.setattr("sasr.report.html", lambda document: 1 / 0)
+    report_quietly(report_data.run(tmp_path / "run"), said.append)
+    assert len(said) == 2 and all(text.startswith("no report: ") and "\n" not in text for text in said)
+
+
+def test_no_torch_for_the_report_of_a_run(tmp_path):
+    directory = str(report_data.run(tmp_path))
+    code = f"import sys; from sasr.cli import main; main(['report', {directory!r}]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_unreadable_records_are_named(tmp_path):
+    directory = report_data.run(tmp_path)
+    (directory / "exams" / "final.jsonl").write_text("{}\nnonsense\n")
+    with pytest.raises(InputError, match=r"final.jsonl:2 is not a JSON object"):
+        write_report(directory)
