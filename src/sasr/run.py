@@ -7,9 +7,11 @@ import shlex
 import signal
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
@@ -65,6 +67,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
+    check_rollout_engine(args)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
@@ -163,6 +166,16 @@ def check_reward_weights(task: Task, settings: Settings) -> None:
     raise InputError(f"reward_weights has {len(weights)} numbers, but task {task.name} has {len(rewards)} ({names})")
 
 
+def check_rollout_engine(args: SASRConfig) -> None:
+    """Raise `InputError` if rollouts are to be made by vLLM where that cannot work."""
+    if not args.use_vllm:
+        return
+    if find_spec("vllm") is None:
+        raise InputError("use_vllm: vLLM is not installed: pip install vllm, or leave use_vllm out")
+    if args.use_cpu or not torch.accelerator.is_available():
+        raise InputError("use_vllm needs an accelerator, since on a CPU vLLM cannot be given new weights: leave it out")
+
+
 def check_free(directory: Path) -> None:
     """Raise `InputError` if the output directory has contents or cannot be made. Makes nothing, so that a refused run
     leaves nothing behind."""
@@ -203,7 +216,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
             model.save_pretrained(start)
             tokenizer.save_pretrained(start)
         args.distributed_state.wait_for_everyone()  # the others read what this one writes
-        model.config._name_or_path = str(start)
+        model.config._name_or_path = model.name_or_path = str(start)  # the latter is where vLLM looks
     try:
         trainer = SASRTrainer(
             model=model,
