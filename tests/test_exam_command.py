@@ -352,7 +352,7 @@ def test_bad_input(mistakes, capsys, monkeypatch, case):
 
 
 def test_vllm_is_not_installed(capsys, monkeypatch):
-    monkeypatch.setattr("sasr.exam.vllm_engine.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sasr.exam.vllm_engine.find_spec", lambda name: None)
     message = refused(capsys, [*EXAM, "--engine", "vllm"])
     assert "vLLM is not installed" in message and "leave --engine out" in message
 

@@ -29,6 +29,10 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
             if not self.use_vllm:
                 self.generation_config.eos_token_id = self.eos_token_ids
                 self.generation_kwargs["eos_token_id"] = self.eos_token_ids
+        if self.use_vllm:
+            # By itself vLLM stops at the EOS of the model's directory alone.
+            engine = self.vllm_generation
+            engine.generation_kwargs = {"stop_token_ids": self.eos_token_ids, **engine.generation_kwargs}
 
     def hints_for_rollouts(self) -> list[Ids]:
         """Token ids that this rank's rollouts begin with, one list each, or an empty list for none at all."""

@@ -7,9 +7,11 @@ import shlex
 import signal
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
@@ -68,6 +70,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     check_model(name)
     if is_adapter(Path(name).expanduser()):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
+    check_rollout_engine(args)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
@@ -168,6 +171,16 @@ def check_reward_weights(task: Task, settings: Settings) -> None:
     raise InputError(f"reward_weights has {len(weights)} numbers, but task {task.name} has {len(rewards)} ({names})")
 
 
+def check_rollout_engine(args: SASRConfig) -> None:
+    """Raise `InputError` if rollouts are to be made by vLLM where that cannot work."""
+    if not args.use_vllm:
+        return
+    if find_spec("vllm") is None:
+        raise InputError("use_vllm: vLLM is not installed: pip install vllm, or leave use_vllm out")
+    if args.use_cpu or not torch.accelerator.is_available():
+        raise InputError("use_vllm needs an accelerator, since on a CPU vLLM cannot be given new weights: leave it out")
+
+
 def check_free(directory: Path) -> None:
     """Raise `InputError` if the output directory has contents or cannot be made. Makes nothing, so that a refused run
     leaves nothing behind."""
@@ -210,7 +223,8 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         args.distributed_state.wait_for_everyone()  # the others read what this one writes
         model.config._name_or_path = path = str(start)
     if Path(path).is_dir():
-        model.name_or_path = str(Path(path).resolve())  # an adapter names it as its base
+        # An adapter names it as its base, and vLLM looks there.
+        model.name_or_path = str(Path(path).resolve())
     peft_config = get_peft_config(settings.model)
     if peft_config is not None and settings.model.model_revision not in (None, "main"):
         peft_config.revision = settings.model.model_revision

