@@ -17,6 +17,9 @@ import yaml
 from safetensors.torch import load_file
 
 import sasr.cli
+from sasr import locks
+from sasr.metrics import read_totals, sft_share
+from sasr.runs import entries
 
 LIMIT = 240  # seconds: a hanging run fails
 
@@ -94,6 +97,12 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert exams[0] == exams[1]
 
 
+def listed(directory: Path) -> dict:
+    """What `sasr runs` says of it."""
+    (entry,) = entries.find(directory, pytest.fail)
+    return entry
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The uninterrupted run, and what it printed."""
@@ -120,6 +129,24 @@ def test_metrics_follow_the_rule(whole):
             assert line["kind"] == ("sft" if line["u"] < line["p_sft"] else "grpo")
     norms = [line["grad_norm"] for line in lines[:4]]
     assert lines[3]["warmup_grad_norm"] == pytest.approx((norms[2] + norms[3]) / 2)
+
+
+def test_it_is_listed_as_finished(whole):
+    entry, exams = listed(whole), json.loads((whole / "exam.json").read_text())
+    assert (entry["state"], entry["steps"], entry["max_steps"], entry["go_on"]) == ("finished", LAST, LAST, None)
+    assert (entry["task"], entry["model"], entry["method"]) == ("stories", "tiny-llama", "sasr")
+    assert entry["last"]["label"] == "final" and entry["last"]["value"] == exams["final"]["pass_at"]["1"]
+    assert read_totals(whole / "metrics.jsonl")[0] == metrics(whole)[-1]
+    assert entry["sft_share"] == pytest.approx(sft_share(metrics(whole)))
+    seconds = sum(line["step_seconds"] for line in metrics(whole)) + sum(exam["seconds"] for exam in exams.values())
+    assert entry["seconds"] == pytest.approx(seconds)
+
+
+def test_one_run_at_a_time(whole):
+    with locks.hold(whole, "test"):
+        process = start(resume_command(whole))
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 2
 
 
 def test_exam_figures_are_those_of_the_kept_completions(whole):
@@ -190,9 +217,11 @@ def test_hard_kill_costs_nothing(whole, tmp_path, moment):
         "while a checkpoint is written": lambda: (run / ".unfinished" / "checkpoint-9").is_dir(),
     }
     wait_until(process, conditions[moment])
+    assert listed(run)["state"] == "running"
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+    assert listed(run)["state"] == "killed"
     finish(start(resume_command(run)))
     assert_same_run(run, whole)
 
@@ -210,6 +239,8 @@ def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number, status)
     assert line.endswith(f"sasr train --output_dir {run} --resume_from_checkpoint")
     assert lines_written(run) == step, "the step under way was finished and logged"
     assert f"stopped at step {step} of {LAST}" in (run / "report.html").read_text()
+    assert listed(run)["state_text"] == f"stopped at step {step} of {LAST}"
+    assert line.endswith(listed(run)["go_on"])
     finish(start(resume_command(run)))
     assert_same_run(run, whole)
 

@@ -195,7 +195,7 @@ def test_interrupted_and_continued(whole, recipe, tmp_path):
     step = len(read_metrics(path))
     assert WARMUP < step < STEPS and (run / f"checkpoint-{step}").is_dir()
     assert "sasr: not finished: seed 2" in (out / "table.md").read_text()
-    assert '"text":"unfinished, ' in (out / "report.html").read_text()
+    assert '"text":"stopped, ' in (out / "report.html").read_text()
     assert sasr.cli.main(["compare", "--output_dir", str(out), "--resume_from_checkpoint"]) == 0
     assert without_times(results(out)) == without_times(results(whole))
     assert steps_of(out, "runs/sasr/seed-2") == steps_of(whole, "runs/sasr/seed-2")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import report_data
 import sasr.cli
 from report_data import HOSTILE, completion, record
+from sasr import locks
 from sasr.errors import InputError
 from sasr.report import completions, describe, html, report_quietly, series, write_report
 from sasr.report.text import embed, tidy, visible
@@ -162,6 +163,9 @@ def test_a_run_as_far_as_it_got(tmp_path):
     assert "Completions" not in titles(document)
     (directory / "checkpoint-40").mkdir()
     assert document_of(directory)["state"]["text"] == "stopped at step 40 of 40"
+    with locks.at_work(directory, "test"):
+        assert document_of(directory)["state"] == {"tone": "good", "text": "running, step 40 of 40"}
+    assert document_of(directory)["state"] == {"tone": "warn", "text": "killed at step 40 of 40"}
     (directory / "exam.json").unlink()
     (directory / "metrics.jsonl").unlink()
     assert list(titles(document_of(directory))) == ["Settings"]
@@ -208,12 +212,12 @@ def test_a_long_run_is_a_small_page(tmp_path):
 def test_an_exam_under_way(tmp_path):
     settings = {"model": "runs/stories-1", "task": "stories", "n": 2, "perturb": ["names"]}
     (tmp_path / "exam.json").write_text(json.dumps({"settings": settings, "versions": {}, "figures": None}))
-    assert document_of(tmp_path)["state"]["text"] == "stopped or under way after 0 rows"
+    assert document_of(tmp_path)["state"]["text"] == "stopped after 0 rows"
     changed = {**record(0), "prompt": "another", "perturbation": "names", "original": 0}
     report_data.write_records(tmp_path / "completions.jsonl", [record(0), record(1), changed])
     document = document_of(tmp_path)
     found = titles(document)
-    assert document["state"]["text"] == "stopped or under way after 2 rows"
+    assert document["state"]["text"] == "stopped after 2 rows"
     assert [row["name"] for row in found["What the change costs"]["rows"]] == ["names"]
     assert [asked["note"] for asked in found["Completions"]["questions"]] == [
         "difficulty 1",

@@ -1,5 +1,5 @@
-"""The command line: `sasr train`, `compare`, `exam`, `report`. Thin: it finds the settings, runs, and makes errors one
-line."""
+"""The command line: `sasr train`, `compare`, `exam`, `runs`, `report`. Thin: it finds the settings, runs, and makes
+errors one line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
        sasr train --help | --help_all
        sasr compare --help
        sasr exam --help
+       sasr runs [DIR ...]
        sasr report DIR
        sasr --version
 
@@ -29,6 +30,7 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
   sasr compare                      methods x seeds at an equal budget, with a table of what the difference is worth
   sasr exam --model runs/stories-1  accuracy, pass@k, diversity and more of a run, a checkpoint or any other model
+  sasr runs                         what there is in runs/ and exams/, how far each got, and how to go on
   sasr report runs/stories-1        all that a run, an exam or a comparison shows, on one page
 """
 
@@ -100,7 +102,7 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
-    commands = {"train": _train, "compare": _compare, "exam": _exam, "report": _report}
+    commands = {"train": _train, "compare": _compare, "exam": _exam, "runs": _runs, "report": _report}
     if argv[0] not in commands:
         names = ", ".join(commands)
         raise InputError(f"unknown command {argv[0]!r}: the commands are {names} (see sasr --help)")
@@ -117,6 +119,12 @@ def _exam(argv: list[str]) -> int:
     from .exam.command import USAGE, exam
 
     return _run_or_help(exam, USAGE, argv)
+
+
+def _runs(argv: list[str]) -> int:
+    from .runs.command import USAGE, runs
+
+    return _run_or_help(runs, USAGE, argv, quiet=False)
 
 
 def _report(argv: list[str]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,19 @@ def sft_share(lines: Iterable[Mapping[str, Any]]) -> float | None:
     shares = [_SFT_SHARE.get(line["kind"], line.get("p_sft")) for line in lines if line.get("phase") == "hybrid"]
     known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
+
+
+def read_totals(path: str | os.PathLike[str]) -> tuple[dict[str, Any], float, float | None]:
+    """(last line, seconds of all steps, [`sft_share`]) of a metrics file that a run wrote, without parsing every line:
+    for lists of many runs. The line is empty if there is none."""
+    content = Path(path).read_bytes()
+    seconds = sum(map(float, re.findall(rb'"step_seconds": ([\d.e+-]+)', content)))
+    kinds = Counter(re.findall(rb'"phase": "hybrid", "kind": "(\w+)"', content))
+    both = re.findall(rb'"phase": "hybrid", "kind": "both", [^\n]*?"p_sft": ([\d.e+-]+)', content)
+    count = kinds[b"sft"] + kinds[b"grpo"] + len(both)
+    share = (kinds[b"sft"] + sum(map(float, both))) / count if count else None
+    last = next((line for text in reversed(content[-65536:].split(b"\n")) if (line := _parse(text)) is not None), {})
+    return last, seconds, share
 
 
 def _mend(path: Path) -> None:

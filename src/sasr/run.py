@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
-from . import checkpoints, shared_warmup
+from . import checkpoints, locks, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
 from .callbacks import Exams, RunCallback, StopRequest, exam_table
 from .config import SASRConfig
@@ -26,6 +27,7 @@ from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .report import REPORT_FILE, report_quietly
 from .rows import check_lengths, collect_rows
+from .runs.state import resume_command
 from .tasks import get_task
 from .tasks.base import Row, Task
 from .tasks.loading import as_conversation
@@ -112,14 +114,15 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         say(f"reference model of beta: {which[trainer.reference.kind]}")
     if is_main():
         claim(directory)
-        checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
-    if donor is not None and is_main():
-        shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
-        say(f"the warm-up is that of {donor}")
-    finished = False
-    with StopRequest(say) as stop:
+    with locks.at_work(directory, "sasr train") if is_main() else nullcontext(str) as tell, StopRequest(say) as stop:
+        if is_main():
+            checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+        if donor is not None and is_main():
+            shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
+            say(f"the warm-up is that of {donor}")
         exams = Exams(task, exam_rows, settings.task, directory, view, stop)
         trainer.add_callback(RunCallback(trainer, exams, stop, directory, view))
+        finished = False
         try:
             exams.take("initial", trainer)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -134,6 +137,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         finally:
             if view is not None:
                 view.stop()
+        tell("finished" if finished else "stopped")
     if is_main():
         report_quietly(directory, say)
     if not finished:
@@ -153,7 +157,7 @@ def _how_to_go_on(directory: Path, step: int) -> str:
     checkpoint = checkpoints.last_checkpoint(directory)
     if checkpoint is None:
         return f"stopped before the first checkpoint; start again with another output_dir than {directory}"
-    again = f"sasr train --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
+    again = resume_command("train", directory)
     saved = "saved in" if checkpoint.name == f"checkpoint-{step}" else "the last checkpoint is"
     return f"stopped at step {step}, {saved} {checkpoint.name}; go on with: {again}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sasr.errors import InputError, did_you_mean
+from sasr.runs.state import resume_command
 
 USAGE = """\
 usage: sasr compare [--config RECIPE] [--methods NAME ...] [--seeds 1-8] [--budget steps=300] [--baseline NAME]
@@ -167,7 +168,7 @@ def _close(runner: Any, view: Any, directory: Path, status: int) -> None:
         view.message("")
         for line in [*columns(brief(content)), "", *notes(content)]:
             view.message(line)
-    again = f"sasr compare --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
+    again = resume_command("compare", directory)
     if status == 0:
         view.message(f"done: the table is in {directory / TABLE_FILE}, every figure in {directory / 'results.json'}")
     elif status == 1:

@@ -6,7 +6,6 @@ moment, even by a power cut, and started again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sasr import locks
 from sasr.callbacks import StopRequest
 from sasr.checkpoints import last_checkpoint
 from sasr.errors import InputError
@@ -35,7 +35,6 @@ from .plan import Comparison, Method, Run, Values
 from .view import CompareView, Progress, Row
 
 _LOGS = "logs"
-_LOCK = ".lock"
 _POLL_SECONDS = 0.2
 
 
@@ -325,13 +324,7 @@ _STOPPING = "stopping: the runs finish their step and save; once more to stop at
 
 def lock(directory: Path) -> Any:
     """An open file that only one comparison and its runs can hold. Raises `InputError` if another one does."""
-    file = open(directory / _LOCK, "a")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"{directory} is in use by another sasr compare, or a run it left: wait for its end") from None
-    return file
+    return locks.hold(directory, "sasr compare, or a run it left")
 
 
 def cores() -> int:

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def exam(argv: list[str]) -> int:
         raise InputError("sasr exam is one process: start it without torchrun")
     request = read_request(argv)
     directory = request.output_dir or _new_directory(request.model)
+    again = shlex.join(["sasr", "exam", *argv, *([] if request.output_dir else ["--output_dir", str(directory)])])
     received: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
@@ -60,10 +62,9 @@ def exam(argv: list[str]) -> int:
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     status = 0
     try:
-        _run(request, directory)
+        _run(request, directory, again)
     except KeyboardInterrupt:
-        again = argv if request.output_dir else [*argv, "--output_dir", str(directory)]
-        print(f"stopped; go on with: {shlex.join(['sasr', 'exam', *again])}", flush=True)
+        print(f"stopped; go on with: {again}", flush=True)
         status = 128 + (received[0] if received else signal.SIGINT)
     finally:
         for number, handler in old.items():
@@ -75,7 +76,7 @@ def exam(argv: list[str]) -> int:
     return status
 
 
-def _run(request: Request, directory: Path) -> None:
+def _run(request: Request, directory: Path, again: str) -> None:
     from sasr.checkpoints import digest_rows
     from sasr.exam.questions import demonstrations, exam_rows, for_model, perturbed_rows
     from sasr.exam.store import ExamDirectory, digest_of_model
@@ -100,7 +101,7 @@ def _run(request: Request, directory: Path) -> None:
         "nll_digest": digest_rows(others),
         "weights_digest": [digest_of_model(name) for name in names],
     }
-    store = ExamDirectory(directory, {**request.settings(), **digests})
+    store = ExamDirectory(directory, {**request.settings(), **digests}, again)
     figures = store.check()
     tokenizers = [load_tokenizer(name, tokenizer_texts=task.vocabulary_texts() or None) for name in names]
     if request.initial_model is not None:
@@ -109,7 +110,7 @@ def _run(request: Request, directory: Path) -> None:
         check_same_tokens(tokenizers[0], tokenizers[1], request.initial_model)
     templated = tokenizers[0].chat_template is not None
     rows, others = (for_model(part, request.model, templated) for part in (rows, others))
-    with ExamView() as view:
+    with closing(store), ExamView() as view:
         asked = f"{request.model} on {request.task}: {len(rows)} rows, {request.n} sampled and 1 greedy completion each"
         view.message(f"{asked}; all of it goes to {directory}" if figures is None else f"{asked}; done before")
         if figures is None:

@@ -6,7 +6,6 @@ exam goes on with that block: each draws from a seed of its own, so the result i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sasr import locks
 from sasr.adapters import is_adapter, read_adapter
 from sasr.checkpoints import write_atomically
 from sasr.errors import InputError
@@ -24,7 +24,6 @@ from sasr.tasks.base import Row
 
 EXAM_FILE = "exam.json"
 COMPLETIONS_FILE = "completions.jsonl"
-_LOCK = ".lock"
 _PACKAGES = ("sasr", "trl", "transformers", "torch")
 # Evenly spread pieces of a weights file tell two checkpoints apart in no time.
 _PIECES, _PIECE = 64, 4096
@@ -36,10 +35,11 @@ class ExamDirectory:
     Args:
         directory (`Path`): Where; need not exist.
         settings (`dict`): What decides the result, JSON-safe.
+        command (`str`): With which to go on.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any]):
-        self.directory, self.settings = directory, json.loads(json.dumps(settings))
+    def __init__(self, directory: Path, settings: dict[str, Any], command: str):
+        self.directory, self.settings, self.command = directory, json.loads(json.dumps(settings)), command
         self._file: MetricsFile | None = None
         self._lock: Any = None
 
@@ -51,7 +51,7 @@ class ExamDirectory:
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise InputError(f"output_dir {self.directory} cannot be written: {above} is a file, or without permission")
         if not path.is_file():
-            if self.directory.is_dir() and any(found.name != _LOCK for found in self.directory.iterdir()):
+            if self.directory.is_dir() and any(found.name != locks.LOCK_FILE for found in self.directory.iterdir()):
                 raise InputError(f"output_dir {self.directory} is not empty and holds no exam: choose another")
             return None
         try:
@@ -75,10 +75,7 @@ class ExamDirectory:
         """Claim the directory and return the records that it has, whole blocks of them."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.directory / _LOCK, "a")  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"output_dir {self.directory} is in use by another sasr exam: wait for its end") from None
+            self._lock = locks.hold(self.directory, "sasr exam")
         except OSError as error:
             raise InputError(f"output_dir {self.directory} cannot be written: {error.strerror or error}") from None
         if not (self.directory / EXAM_FILE).is_file():
@@ -105,13 +102,18 @@ class ExamDirectory:
         """Write the figures."""
         self._write(figures)
 
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._lock is not None:
+            self._lock.close()
+
     def _write(self, figures: dict[str, Any] | None) -> None:
         versions = {package: version(package) for package in _PACKAGES}
         if self.settings.get("engine") == "vllm":
             import vllm
 
             versions["vllm"] = vllm.__version__  # the name of the package depends on the machine
-        content = {"settings": self.settings, "versions": versions, "figures": figures}
+        content = {"settings": self.settings, "command": self.command, "versions": versions, "figures": figures}
         write_atomically(self.directory / EXAM_FILE, json.dumps(content, indent=2) + "\n")
 
 

@@ -32,6 +32,7 @@ from sasr.report.document import (
     table,
 )
 from sasr.report.reading import read_json
+from sasr.runs.state import comparison_state
 
 Results = Mapping[str, Any]
 METRIC = "pass@1"
@@ -47,7 +48,6 @@ def comparison_document(directory: Path, page: Path) -> Document:
     methods = [method for method in results["methods"] if method["metrics"]]
     colours = _colours(results)
     finals = [run for run in results["runs"] if run["stage"] == "final"]
-    failed = [run for run in results["runs"] if run["status"].startswith("failed")]
     done = sum(run["status"] == "finished" for run in results["runs"])
     best = max(methods, key=lambda method: method["metrics"][METRIC]["mean"], default=None)
     facts = [{"title": "Budget of each run", "value": str(budget), "note": "the warm-up counts, exams do not"}]
@@ -83,16 +83,12 @@ def comparison_document(directory: Path, page: Path) -> Document:
         ),
         section("Runs", "", [_runs(directory, page, results)]),
     ]
-    state = {"tone": "good", "text": "finished"}
-    if failed:
-        state = {"tone": "warn", "text": f"{len(failed)} of {len(results['runs'])} runs failed"}
-    elif done < len(results["runs"]) or any(method["missing_seeds"] for method in results["methods"]):
-        state = {"tone": "warn", "text": f"unfinished, {done} of {len(results['runs'])} runs"}
+    state = comparison_state(directory, results)
     return {
         "kind": "comparison",
         "title": f"{len(results['methods'])} methods on {task}",
         "subtitle": directory.resolve().name,
-        "state": state,
+        "state": {"tone": state.tone, "text": state.text},
         "facts": facts,
         "sections": [part for part in sections if part is not None],
     }

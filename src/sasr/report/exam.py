@@ -13,6 +13,7 @@ from sasr.live import format_duration
 from sasr.report import completions, examined
 from sasr.report.document import INK, MUTED, OTHERS, Document, Figure, between, section, settings_table, table
 from sasr.report.reading import read_json, read_lines
+from sasr.runs.state import exam_state
 
 Record = Mapping[str, Any]
 
@@ -47,15 +48,12 @@ def exam_document(directory: Path) -> Document:
             tokens = f"{figures['generated_tokens']:,} tokens generated"
             facts.append({"title": "Time", "value": format_duration(figures["seconds"]), "note": tokens})
     sections.append(section("Settings", "", [_settings(settings, content.get("versions") or {})]))
-    state = {"tone": "good", "text": "finished"}
-    if not done:
-        rows = figures["rows"] if figures else 0
-        state = {"tone": "warn", "text": f"stopped or under way after {rows} rows"}
+    state = exam_state(directory, done, figures["rows"] if figures else 0)
     return {
         "kind": "exam",
         "title": f"{Path(str(settings['model'])).name} on {settings['task']}",
         "subtitle": directory.resolve().name,
-        "state": state,
+        "state": {"tone": state.tone, "text": state.text},
         "facts": facts,
         "sections": [part for part in sections if part is not None],
     }

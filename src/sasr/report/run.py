@@ -28,10 +28,10 @@ from sasr.report.document import (
 )
 from sasr.report.reading import read_json, read_lines, read_yaml
 from sasr.report.series import roof, shares
+from sasr.runs.state import run_state
 
 Lines = Sequence[Mapping[str, Any]]
 _AGAIN = "config.yaml, with which sasr train --config runs it again."
-_SAVED = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
 
 
 def run_document(directory: Path) -> Document:
@@ -41,6 +41,7 @@ def run_document(directory: Path) -> Document:
     metrics = [line for line in (read_metrics(path) if path.is_file() else []) if number(line.get("step")) is not None]
     exams = examined.ordered(read_json(directory / "exam.json"))
     last = int(metrics[-1]["step"]) if metrics else 0
+    state = run_state(directory, last, number(config.get("max_steps")), exams)
     task, schedule = str(config.get("task", "")), str(config.get("schedule", ""))
     sections = [
         section("Training", "Which steps were SFT and which GRPO, and what decided it.", _training(metrics, config)),
@@ -54,23 +55,10 @@ def run_document(directory: Path) -> Document:
         "kind": "run",
         "title": f"{schedule or 'a run'} on {task}" if task else directory.resolve().name,
         "subtitle": directory.resolve().name,
-        "state": state(directory, config, metrics, exams),
+        "state": {"tone": state.tone, "text": state.text},
         "facts": _facts(config, metrics, exams),
         "sections": [part for part in sections if part is not None],
     }
-
-
-def state(directory: Path, config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) -> dict[str, str]:
-    """How far the run got: its `tone` (`good`, `warn`) and `text`."""
-    step, last = int(metrics[-1]["step"]) if metrics else 0, number(config.get("max_steps"))
-    of = f" of {last:.0f}" if last and last < 1e6 else ""
-    if "final" in exams or any((directory / name).is_file() for name in _SAVED):
-        if last and step < last:
-            return {"tone": "good", "text": f"budget spent at step {step}"}
-        return {"tone": "good", "text": "finished"}
-    if step and (directory / f"checkpoint-{step}").is_dir():
-        return {"tone": "warn", "text": f"stopped at step {step}{of}"}
-    return {"tone": "warn", "text": f"unfinished, step {step}{of}"}
 
 
 def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -1,0 +1,78 @@
+"""How far a run, an exam or a comparison got, and whether it is at work now: for `sasr runs` and for reports."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sasr import locks
+
+_SAVED = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class State:
+    """`name` is `finished`, `running`, `stopped` (it saved), `killed` (it could not), `failed`, or `unfinished` where
+    nothing tells which of these; `text` says it with the details."""
+
+    name: str
+    text: str
+
+    @property
+    def tone(self) -> str:
+        return "good" if self.name in ("finished", "running") else "warn"
+
+
+def run_state(directory: Path, step: int, max_steps: float | None, exams: Mapping[str, Any]) -> State:
+    """Of a run of `sasr train`.
+
+    Args:
+        directory (`Path`): Its directory.
+        step (`int`): The last one in its metrics.
+        max_steps (`float`, *optional*): How many it was to make.
+        exams (`Mapping`): What its exam.json holds.
+    """
+    of = f" of {max_steps:.0f}" if max_steps and max_steps < 1e6 else ""
+    if locks.is_held(directory):
+        return State("running", f"running, step {step}{of}")
+    outcome = locks.outcome(directory)
+    if outcome is None:  # copied, or of an earlier version
+        done = "final" in exams or any((directory / name).is_file() for name in _SAVED)
+        saved = bool(step) and (directory / f"checkpoint-{step}").is_dir()
+        outcome = "finished" if done else "stopped" if saved else "unfinished"
+    name, _, why = outcome.partition(": ")
+    if name == "finished":
+        return State(name, f"budget spent at step {step}" if max_steps and step < max_steps else name)
+    if name == "failed":
+        return State(name, f"failed at step {step}{of}: {why}")
+    if name == "unfinished":
+        return State(name, f"unfinished, step {step}{of}")
+    return State(name or "killed", f"{name or 'killed'} at step {step}{of}")
+
+
+def exam_state(directory: Path, done: bool, rows: int) -> State:
+    """Of `sasr exam`, with so many rows examined."""
+    if locks.is_held(directory):
+        return State("running", f"running, {rows} rows examined")
+    return State("finished", "finished") if done else State("stopped", f"stopped after {rows} rows")
+
+
+def comparison_state(directory: Path, results: Mapping[str, Any]) -> State:
+    """Of `sasr compare`, from its results.json."""
+    runs = results["runs"]
+    done, failed = (sum(run["status"].startswith(name) for run in runs) for name in ("finished", "failed"))
+    if locks.is_held(directory):
+        return State("running", f"running, {done} of {len(runs)} runs done")
+    if failed:
+        return State("failed", f"{failed} of {len(runs)} runs failed")
+    if done < len(runs) or any(method["missing_seeds"] for method in results["methods"]):
+        return State("stopped", f"stopped, {done} of {len(runs)} runs done")
+    return State("finished", "finished")
+
+
+def resume_command(command: str, directory: Path) -> str:
+    """How to go on with `sasr train` or `sasr compare` in a directory."""
+    return f"sasr {command} --output_dir {shlex.quote(str(directory))} --resume_from_checkpoint"
