@@ -1,6 +1,6 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm lint model clean
+.PHONY: help install demo test test-vllm lint docs model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,21 +24,25 @@ demo: $(STAMP)  ## Train a tiny model from scratch; ARGS goes to `sasr train`
 	@$(BIN)/sasr train $(ARGS)
 
 test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
-	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff check src tests docs
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-vllm: $(VLLM_VENV)/.installed  ## Run the tests that need vLLM, in .venv-vllm (4 GB); ARGS goes to pytest
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) tests/test_vllm*.py
 
 lint: $(STAMP)  ## Lint and check the types
-	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff check src tests docs
 	@$(BIN)/mypy
+
+docs: $(STAMP)  ## Build the site of docs/ into site/; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	@echo "site/index.html"
 
 model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models/
 	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
 
 clean:  ## Remove .venv and .venv-vllm, build products and caches; runs/ and models/ stay
-	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Makes the virtual environment $(1) unless it is there.
@@ -62,7 +66,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@torch=$$(sed -n '/^torch==/p' constraints.txt); echo "Installing $$torch"; \
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check "$$torch"
 	@echo "Installing sasr and the rest"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,gguf]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,gguf,docs]'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[gym]' || \
 	  echo "make: without reasoning-gym (the reason is above; pycosat needs a C compiler): its tests are skipped" >&2
 	@touch $@

@@ -90,7 +90,7 @@ class SASRConfig(GRPOConfig):
             `"easy_to_hard"`, or `"adaptive"`, most where half of the rollouts succeed (see `sasr.curriculum`).
         divergence_every (`int`, *optional*, defaults to `10`):
             With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
-            GRPO's own KL term is d_t.
+            GRPO's own KL term of the last rollouts is d_t, 0 before the first.
         divergence_probe (`int`, *optional*, defaults to `16`):
             Number of prompts of that probe; the reference policy answers each once.
         warmup_norm (`str`, *optional*, defaults to `"mean"`):
@@ -105,7 +105,8 @@ class SASRConfig(GRPOConfig):
         sft_hybrid_learning_rate (`float`, *optional*):
             Learning rate of SFT steps after the warm-up. Defaults to `sft_learning_rate`.
         per_device_sft_batch_size (`int`, *optional*):
-            Demonstrations per device and micro-batch of an SFT step. Defaults to `per_device_train_batch_size`.
+            Demonstrations per device and micro-batch of an SFT step, which has `gradient_accumulation_steps` of them.
+            Defaults to `per_device_train_batch_size`.
         separate_optimizer_states (`bool`, *optional*, defaults to `False`):
             SFT and GRPO keep their own Adam moments. Needs a torch optimizer, without DeepSpeed or FSDP.
         reference_model (`str`, *optional*):
@@ -118,12 +119,17 @@ class SASRConfig(GRPOConfig):
             Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
         max_seconds (`float`, *optional*):
             Budget: end the run after the step in which so many seconds have been spent inside optimizer steps, exams
-            and saving apart. `max_steps` stays the upper bound. Needs a constant learning rate.
+            and saving apart. `max_steps` stays the upper bound; a resumed run goes on counting, and may be given more.
+            Needs a constant learning rate and a schedule that does not read the number of steps (not `"cosine"`).
         max_rollout_tokens (`int`, *optional*):
-            Budget: end the run after the step in which so many rollout tokens have been generated.
+            Budget: end the run after the step in which so many rollout tokens have been generated; as `max_seconds`.
         warmup_from (`str`, *optional*):
             Directory of another run, or its checkpoint at step W: start from the end of its warm-up instead of doing
             the same one again. Whatever decides the warm-up must be equal.
+        logging_steps (`float`, *optional*, defaults to `1`):
+            Log every so many steps; 1 gives `metrics.jsonl` one line per step.
+        gradient_checkpointing (`bool`, *optional*):
+            Trade compute for memory. Defaults to on where there is an accelerator, off on a CPU.
     """
 
     schedule: str = setting(

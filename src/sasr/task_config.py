@@ -46,7 +46,7 @@ class TaskConfig:
         demonstrations (`str`, *optional*):
             Rows whose worked solutions SFT uses instead of those in `data`.
         exam_data (`str`, *optional*):
-            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt.
+            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt, at most a tenth.
         train_rows (`int`, *optional*):
             Use this many training rows (for `stories`: generate that many).
         demonstration_rows (`int`, *optional*):
@@ -58,9 +58,11 @@ class TaskConfig:
         exam_at (`list[str]`, *optional*, defaults to `["initial", "warmup", "final"]`):
             When to examine: before the first step, at the end of the warm-up, at the end. None of them: no exams.
         exam_every (`int`, *optional*, defaults to `0`):
-            Examine after every so many optimizer steps too; 0 for never.
+            Examine after every so many optimizer steps too (label `step-N`), for a learning curve; where the end of the
+            warm-up or the last step has an exam of its own, that one stands. 0 for never.
         validation_rows (`int`, *optional*, defaults to `0`):
-            Set so many further rows apart, for choices that the test rows must not influence.
+            Set so many further rows apart (of `data`, at most another tenth; a task that generates its rows generates
+            more), for choices that the test rows must not influence. The test rows stay the same.
         exam_split (`str`, *optional*, defaults to `"test"`):
             Which held-out rows the exams use: `"test"` or `"validation"`.
     """
