@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -83,6 +84,36 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_tests_that_are_named_exist():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for path in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`(test_\w+)(?:\.py)?(?:\.\.\.)?`", path.read_text()):
+            assert name in tests or (ROOT / "tests" / f"{name}.py").is_file(), f"{path.name}: {name}"
+
+
+def templates() -> list[str]:
+    """Every text in the source, with `...` for what varies."""
+    found = []
+    for path in (ROOT / "src" / "sasr").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^`(.*)`\n:   ", page, re.MULTILINE)
+    assert len(messages) > 20
+    known = templates()
+    for message in messages:
+        pattern = ".*".join(re.escape(part) for part in message.split("..."))
+        assert any(re.search(pattern, " ".join(text.split())) for text in known), message
 
 
 def test_every_metric_is_documented(tmp_path):
