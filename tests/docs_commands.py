@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import report_data
 import sasr.cli
+import toy
+from sasr.checkpoints import STATE_FILE
 from sasr.compare import check, command
 from sasr.compare.reading import read
 from sasr.exam.command import _check_model
@@ -31,16 +34,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MATH = {"problem": "p", "solution": r"1 + 1 = 2 so \boxed{2}", "level": "Level 2", "type": "Algebra"}
 OWN = {"prompt": "1+1=", "completion": "2", "answer": "2", "difficulty": 1}
 FILES = {"rows": OWN, "train": GSM8K, "test": GSM8K, "math": MATH, "3ppl_train": KK, "3ppl_test": KK}
-TINY = [
-    *("--max_steps", "4", "--sft_warmup_steps", "2", "--per_device_train_batch_size", "8", "--num_generations", "4"),
-    *("--max_completion_length", "8", "--exam_rows", "4", "--exam_samples", "2", "--train_rows", "50"),
-    *("--save_steps", "2", "--use_cpu", "true"),
-]
-
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page, as a shell would split it, without what stands for more settings (`...`)."""
+    """One command of a page, as a shell would split it, without what stands for more settings (`...`), `N` being 1."""
 
     page: str
     words: tuple[str, ...]
@@ -64,37 +61,45 @@ def commands() -> Iterator[Command]:
         inline = re.findall(rf"(?<!`)`({programs}[^`]+)`", prose)
         for line in [*lines, *(" ".join(text.split()) for text in inline)]:
             for part in line.split(" && "):
-                words = [word for word in shlex.split(part, comments=True) if word != "..."]
+                words = ["1" if word == "N" else word for word in shlex.split(part, comments=True) if word != "..."]
                 if words:
                     yield Command(page, tuple(words))
 
 
-def make_place(directory: Path) -> None:
-    """What the commands name, in the working directory: data, a real run, an exam, a comparison."""
+def make_place() -> None:
+    """What the commands name, in the working directory: data, runs, an exam, a comparison. Made without a training:
+    `test_docs.py` and the tests of each command run some for real."""
     for name, record in FILES.items():
         asked = [key for key in ("prompt", "question") if key in record]
         more = [{**record, key: f"{record[key]} {i}"} for i in range(30) for key in asked]
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [record, *more]))
-    for script in ("docs", "benchmarks", "Makefile"):
-        Path(script).symlink_to(ROOT / script)
-    assert sasr.cli.main(["train", "--output_dir", "runs/stories-1", *TINY]) == 0
-    assert sasr.cli.main(["exam", "--model", "runs/stories-1"]) == 0  # to exams/stories-1-1
-    shutil.copytree("runs/stories-1/checkpoint-2", "runs/stories-1/checkpoint-300")
-    for name in ("short", "two", "gsm8k-1", "big"):
-        shutil.copytree("runs/stories-1", f"runs/{name}")
-    config = Path("runs/gsm8k-1/config.yaml")
-    config.write_text("task: gsm8k\ndata: train.jsonl\nexam_rows: 1\n")
+        _write_lines(f"{name}.jsonl", [record, *more])
+    _write_lines("words.jsonl", [{"word": f"{i}{i}1"} for i in range(40)])
+    for name in ("docs", "benchmarks", "Makefile"):
+        Path(name).symlink_to(ROOT / name)
+    toy.model(directory=Path("models/SmolLM2-135M-Instruct"))
+    settings = {"schedule": "sasr", "train_rows": 60, "exam_rows": 6, "sft_warmup_steps": 3, "max_steps": 8}
+    for name, task in (("stories-1", {}), ("short", {}), ("gsm8k-1", {"task": "gsm8k", "data": "train.jsonl"})):
+        run = report_data.run(Path("runs") / name, steps=8, exams=2, **(settings | task))
+        for place in (run, run / "initial_model", run / "checkpoint-300"):
+            shutil.copytree("models/SmolLM2-135M-Instruct", place, dirs_exist_ok=True)
+        (run / "checkpoint-300" / STATE_FILE).write_text("{}")
+    Path("exams/stories-1-1").mkdir(parents=True)
+    exam = {"settings": {"model": "runs/stories-1", "task": "stories", "n": 2}, "versions": {}, "figures": None}
+    Path("exams/stories-1-1/exam.json").write_text(json.dumps(exam))
     Path("runs/compare-stories-1").mkdir()
     shutil.copy(ROOT / "docs" / "results" / "compare-stories" / "results.json", "runs/compare-stories-1")
     Path("DIR").mkdir()
-    comparison = read({"task": "stories", "max_steps": 4, "sft_warmup_steps": 2}, "test", {}, {"methods": ["sft"]})
-    Path("DIR/comparison.yaml").write_text(check.comparison_text(comparison))
+    recipe = {"task": "stories", "max_steps": 4, "sft_warmup_steps": 2, "model_name_or_path": "tiny-llama"}
+    methods = {"config": None, "methods": ["sft"], "seeds": None, "budget": None, "baseline": None}
+    Path("DIR/comparison.yaml").write_text(check.comparison_text(read(recipe, "test", {}, methods)))
     Path("my_task.py").write_text(blocks(ROOT / "docs" / "tasks.md", "python")[0])
     Path("my_rule.py").write_text(blocks(ROOT / "docs" / "schedules.md", "python")[0])
-    Path("words.jsonl").write_text("".join(json.dumps({"word": f"{i}{i}1"}) + "\n" for i in range(40)))
-    Path("config.yaml").write_text(Path("runs/stories-1/config.yaml").read_text())
-    shutil.copytree("runs/stories-1/initial_model", "models/SmolLM2-135M-Instruct")
-    Path("THIS_FILE").symlink_to("config.yaml")
+    for name in ("config.yaml", "comparison.yaml"):
+        shutil.copy("runs/stories-1/config.yaml" if name == "config.yaml" else "DIR/comparison.yaml", name)
+
+
+def _write_lines(path: str, records: list[dict]) -> None:
+    Path(path).write_text("".join(json.dumps(one) + "\n" for one in records))
 
 
 def run_check(words: tuple[str, ...]) -> None:

@@ -79,6 +79,40 @@ def test_tiny_model_with_beta(tmp_path):
     assert (tmp_path / "runs" / "stories-1" / "initial_model" / "model.safetensors").is_file()
 
 
+def test_python_of_the_readme(tmp_path):
+    (code,) = blocks("README.md", "python")
+    toy.model(directory=tmp_path / "lm")
+    small = "max_steps=4, per_device_train_batch_size=8, num_generations=4, max_completion_length=4, use_cpu=True"
+    for written, run in {
+        '"Qwen/Qwen2.5-0.5B-Instruct"': repr(str(tmp_path / "lm")),
+        'output_dir="run", sft_warmup_steps=50, max_steps=400': f"output_dir={str(tmp_path)!r}, sft_warmup_steps=2, "
+        f"{small}",
+    }.items():
+        assert code.count(written) == 1
+        code = code.replace(written, run)
+    names = {"my_reward": toy.reward, "dataset": toy.rows()}
+    exec(code, names)
+    assert names["trainer"].state.global_step == 4
+
+
+def test_python_of_the_robustness_page():
+    use, own = blocks("docs/robustness.md", "python")
+    names: dict = {}
+    exec(use, names)
+    assert names["task"].perturbations() == ("names", "numbers", "order", "distractor")
+    assert names["changed"]["original_prompt"] == names["original"]["prompt"] != names["changed"]["prompt"]
+    exec("from sasr.tasks import Task\n" + own, names)
+    row = {"prompt": "Reverse ab: ", "answer": "ba"}
+    assert names["Reverse"].perturbers(None)["capitals"](row, None)["answer"] == "BA"
+
+
+def test_every_python_block_is_run_by_a_test():
+    pages = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    found = {page: len(blocks(page, "python")) for page in pages}
+    run = {"README.md": 1, "docs/tasks.md": 1, "docs/schedules.md": 1, "docs/robustness.md": 2}
+    assert {page: count for page, count in found.items() if count} == run
+
+
 def test_links_lead_somewhere():
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

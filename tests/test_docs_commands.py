@@ -18,7 +18,7 @@ def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        make_place(directory)
+        make_place()
         yield directory
 
 
@@ -92,6 +92,14 @@ def test_any_mistyped_flag_is_found(place):
             if re.fullmatch(r"--\w+", word) and command.words[0] in ("sasr", "torchrun"):
                 mistyped = (*command.words[:i], word + "x", *command.words[i + 1 :])
                 assert failure(mistyped) is not None, mistyped
+
+
+def test_recipes_on_the_pages_work(place):
+    recipes = [(path, block) for path in PAGES for block in docs_commands.blocks(path, "yaml")]
+    assert recipes
+    for path, block in recipes:
+        (place / "recipe.yaml").write_text(block)
+        assert failure(("sasr", "compare", "--config", "recipe.yaml")) is None, path.name
 
 
 def test_flags_in_the_text_exist():
