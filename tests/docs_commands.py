@@ -51,13 +51,13 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands() -> Iterator[Command]:
-    """Every line of the ```bash blocks, and what stands `in line` and begins with sasr, make, torchrun or python."""
+    """Every line of the ```bash blocks, and what stands `in line` and begins with one of these programs."""
     for path in PAGES:
         page = str(path.relative_to(ROOT))
         text = path.read_text()
         lines = [line for block in blocks(path, "bash") for line in block.replace("\\\n", " ").splitlines()]
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        programs = r"(?:sasr (?:train|exam|compare|report)|make|torchrun|accelerate launch|python) "
+        programs = r"(?:sasr (?:train|exam|compare|report)|make|pip install|torchrun|accelerate launch|python) "
         inline = re.findall(rf"(?<!`)`({programs}[^`]+)`", prose)
         for line in [*lines, *(" ".join(text.split()) for text in inline)]:
             for part in line.split(" && "):
@@ -70,7 +70,7 @@ def make_place() -> None:
     """What the commands name, in the working directory: data, runs, an exam, a comparison. Made without a training:
     `test_docs.py` and the tests of each command run some for real."""
     for name, record in FILES.items():
-        asked = [key for key in ("prompt", "question") if key in record]
+        asked = [key for key in ("prompt", "question", "problem", "quiz") if key in record]
         more = [{**record, key: f"{record[key]} {i}"} for i in range(30) for key in asked]
         _write_lines(f"{name}.jsonl", [record, *more])
     _write_lines("words.jsonl", [{"word": f"{i}{i}1"} for i in range(40)])
