@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -78,11 +79,75 @@ def test_tiny_model_with_beta(tmp_path):
     assert (tmp_path / "runs" / "stories-1" / "initial_model" / "model.safetensors").is_file()
 
 
+def test_python_of_the_readme(tmp_path):
+    (code,) = blocks("README.md", "python")
+    toy.model(directory=tmp_path / "lm")
+    small = "max_steps=4, per_device_train_batch_size=8, num_generations=4, max_completion_length=4, use_cpu=True"
+    for written, run in {
+        '"Qwen/Qwen2.5-0.5B-Instruct"': repr(str(tmp_path / "lm")),
+        'output_dir="run", sft_warmup_steps=50, max_steps=400': f"output_dir={str(tmp_path)!r}, sft_warmup_steps=2, "
+        f"{small}",
+    }.items():
+        assert code.count(written) == 1
+        code = code.replace(written, run)
+    names = {"my_reward": toy.reward, "dataset": toy.rows()}
+    exec(code, names)
+    assert names["trainer"].state.global_step == 4
+
+
+def test_python_of_the_robustness_page():
+    use, own = blocks("docs/robustness.md", "python")
+    names: dict = {}
+    exec(use, names)
+    assert names["task"].perturbations() == ("names", "numbers", "order", "distractor")
+    assert names["changed"]["original_prompt"] == names["original"]["prompt"] != names["changed"]["prompt"]
+    exec("from sasr.tasks import Task\n" + own, names)
+    row = {"prompt": "Reverse ab: ", "answer": "ba"}
+    assert names["Reverse"].perturbers(None)["capitals"](row, None)["answer"] == "BA"
+
+
+def test_every_python_block_is_run_by_a_test():
+    pages = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    found = {page: len(blocks(page, "python")) for page in pages}
+    run = {"README.md": 1, "docs/tasks.md": 1, "docs/schedules.md": 1, "docs/robustness.md": 2}
+    assert {page: count for page, count in found.items() if count} == run
+
+
 def test_links_lead_somewhere():
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_tests_that_are_named_exist():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for path in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`(test_\w+)(?:\.py)?(?:\.\.\.)?`", path.read_text()):
+            assert name in tests or (ROOT / "tests" / f"{name}.py").is_file(), f"{path.name}: {name}"
+
+
+def templates() -> list[str]:
+    """Every text in the source, with `...` for what varies."""
+    found = []
+    for path in (ROOT / "src" / "sasr").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^`(.*)`\n:   ", page, re.MULTILINE)
+    assert len(messages) > 20
+    known = templates()
+    for message in messages:
+        pattern = ".*".join(re.escape(part) for part in message.split("..."))
+        assert any(re.search(pattern, " ".join(text.split())) for text in known), message
 
 
 def test_every_metric_is_documented(tmp_path):

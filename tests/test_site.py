@@ -113,8 +113,8 @@ def test_links_to_code_lead_to_its_lines(site):
 
 
 @needs_mkdocs
-@pytest.mark.parametrize("link", ["[gone](gone.md)", "[gone](rule.md#gone)", "![gone](gone.svg)", "[gone](../gone.py)"])
-def test_a_broken_link_fails_the_build(tmp_path, link):
+def test_broken_links_fail_the_build(tmp_path):
+    links = ["[1](gone.md)", "[2](rule.md#gone)", "![3](gone.svg)", "[4](../gone.py)"]
     for path in ROOT.iterdir():
         if path.name not in (".git", "docs", "mkdocs.yml", "site"):
             (tmp_path / path.name).symlink_to(path)
@@ -122,8 +122,8 @@ def test_a_broken_link_fails_the_build(tmp_path, link):
     for path in (ROOT / "docs").iterdir():
         if path.name != "index.md":
             (tmp_path / "docs" / path.name).symlink_to(path)
-    (tmp_path / "docs" / "index.md").write_text((ROOT / "docs" / "index.md").read_text() + f"\n{link}\n")
+    (tmp_path / "docs" / "index.md").write_text((ROOT / "docs" / "index.md").read_text() + "\n" + " ".join(links))
     (tmp_path / "mkdocs.yml").write_text((ROOT / "mkdocs.yml").read_text())
     done = build(tmp_path, tmp_path / "site")
     warnings = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
-    assert done.returncode != 0 and len(warnings) == 1 and "gone" in warnings[0]
+    assert done.returncode != 0 and len(warnings) == len(links) and all("gone" in line for line in warnings)
