@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from sasr import fetch, models
+from sasr import fetch, model_files, models
 from sasr.errors import InputError
 from sasr.models import TINY_MODELS, check_model, load_model, load_tokenizer
 
@@ -328,7 +328,7 @@ def test_damaged_gguf(tmp_path, monkeypatch):
     path.write_bytes(b"version https://git-lfs")
     assert "not a GGUF file" in error_of(check_model, str(path))
     path.write_bytes(whole)
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_files.importlib.util, "find_spec", lambda name: None)
     assert "pip install 'sasr[gguf]'" in error_of(load_model, str(path))
 
 
