@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -165,5 +166,9 @@ def test_the_table_is_in_order_of_step():
     figures = {"greedy_accuracy": 0.5, "pass_at": {"1": 0.25}, "format_rate": 1.0, "truncation_rate": 0.0}
     results = {label: {"step": step, **figures} for label, step in (("final", 120), ("step-100", 100), ("initial", 0))}
     table = exam_table(results)
+    wide = {label: {**result, "pass_at": dict.fromkeys("1248", 0.25)} for label, result in results.items()}
+    for width, shown in ((100, ["1", "2", "4", "8"]), (70, ["1", "2", "8"]), (61, ["1", "8"]), (60, ["1"])):
+        head, *rows = exam_table(wide, width)
+        assert re.findall(r"pass@(\d)", head) == shown and all(len(line) <= width for line in (head, *rows))
     assert [line[:15].strip() for line in table] == ["exam", "before", "step 100", "at the end"]
     assert len({len(line) for line in table}) == 1

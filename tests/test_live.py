@@ -2,11 +2,14 @@
 
 import io
 import re
+import sys
+import types
 
 import pytest
 from rich.console import Console
 
 from sasr.live import LiveView, format_duration, format_number, format_pace, sparkline, strip
+from sasr.notebook import NotebookView
 
 
 class Clock:
@@ -139,6 +142,35 @@ def test_time_without_step_seconds_leaves_out_exams():
         clock.now += 2
         view.step({"kind": "both"})
     assert view._left() == "16s left"
+
+
+def test_in_a_notebook_one_display_is_redrawn(monkeypatch, capsys):
+    shown = []
+
+    class Handle:
+        def update(self, page):
+            shown.append(page)
+
+    def display(page, display_id):
+        shown.append(page)
+        return Handle()
+
+    fake = types.SimpleNamespace(HTML=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=fake))
+    monkeypatch.setitem(sys.modules, "IPython.display", fake)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels do
+    clock = Clock()
+    view = NotebookView(clock)
+    with view:
+        view.start(100, 0, 4, "<title>")
+        for step in range(1, 101):
+            clock.now += 0.1
+            view.step(metrics(step))
+        view.message("exam final: 0.5\x1b[2J")
+    assert 15 <= len(shown) <= 25, "not at every step"
+    for part in ("&lt;title&gt;", "step 100/100", "p_sft 0.42", "SGSG"):
+        assert part in re.sub("<[^>]*>", "", shown[-1])
+    assert capsys.readouterr().out == "exam final: 0.5[2J\n"
 
 
 def test_helpers():

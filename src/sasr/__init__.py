@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import SASRConfig
     from .errors import InputError
+    from .recording import record
     from .schedules import SCHEDULES, Schedule, Signals, StepPlan
     from .task_config import TaskConfig
     from .tasks import get_task
@@ -25,6 +26,7 @@ _WHERE = {
     "StepPlan": "schedules",
     "TaskConfig": "task_config",
     "get_task": "tasks",
+    "record": "recording",
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "StepPlan",
     "TaskConfig",
     "get_task",
+    "record",
 ]
 
 

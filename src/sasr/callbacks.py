@@ -23,6 +23,7 @@ from .tasks.base import Row, Task
 
 if TYPE_CHECKING:
     from .task_config import TaskConfig
+    from .tracking import Trackers
     from .trainer import SASRTrainer
 
 # How metrics.jsonl names what TRL logs. What the trainer logs loses its `sasr/`; anything else keeps its name.
@@ -70,12 +71,21 @@ class Exams:
         directory (`Path`): The run's directory.
         view ([`LiveView`] or `None`): Shows the progress, on the main process.
         stop ([`StopRequest`]): Ends an exam too: it can be taken again.
+        trackers ([`Trackers`]): Told the figures.
     """
 
     def __init__(
-        self, task: Task, rows: list[Row], config: TaskConfig, directory: Path, view: LiveView | None, stop: StopRequest
+        self,
+        task: Task,
+        rows: list[Row],
+        config: TaskConfig,
+        directory: Path,
+        view: LiveView | None,
+        stop: StopRequest,
+        trackers: Trackers,
     ):
         self.task, self.rows, self.directory, self.view, self.stop = task, rows, directory, view, stop
+        self.trackers = trackers
         self.samples, self.moments, self.split = config.exam_samples, config.exam_at, config.exam_split
         self.every = config.exam_every
         self.path = directory / "exam.json"
@@ -125,6 +135,7 @@ class Exams:
         lines = "".join(json.dumps(record) + "\n" for record in result.completions)
         write_atomically(self.directory / "exams" / f"{label}.jsonl", lines)
         write_atomically(self.path, json.dumps(self.results, indent=2) + "\n")
+        self.trackers.exam(label, self.results[label])
         if self.view is not None:
             self.view.message(exam_line(label, self.results[label]))
 
@@ -139,11 +150,13 @@ def exam_line(label: str, result: dict[str, Any]) -> str:
     )
 
 
-def exam_table(results: dict[str, Any]) -> list[str]:
-    """The exams side by side, one line each, in order of step."""
+def exam_table(results: dict[str, Any], width: int = 1000) -> list[str]:
+    """The exams under one another, one line each, in order of step; as many pass@k as fit the width."""
     if not results:
         return []
     ks = list(next(iter(results.values()))["pass_at"])
+    while len(ks) > 1 and 43 + 9 * len(ks) > width:
+        del ks[-2 if len(ks) > 2 else -1]
     names = {"initial": "before", "warmup": "after warm-up", "final": "at the end"}
     lines = [
         f"{'exam':<15}{'greedy':>8}" + "".join(f"{'pass@' + k:>9}" for k in ks) + f"{'format':>9}{'truncated':>11}"
@@ -157,9 +170,67 @@ def exam_table(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-class RunCallback(TrainerCallback):
-    """Writes `metrics.jsonl`, feeds the live view, runs the exams between the first step and the last, and stops on
-    request.
+def is_finished(trainer: SASRTrainer) -> bool:
+    """Whether nothing is left to train."""
+    return trainer.budget_spent or trainer.state.global_step >= trainer.state.max_steps
+
+
+class StepCallback(TrainerCallback):
+    """Shows each optimizer step, and writes it to `metrics.jsonl`.
+
+    Args:
+        trainer ([`SASRTrainer`]): The trainer it serves.
+        view ([`LiveView`] or `None`): On the main process only.
+        task (`str`, *optional*): What it trains on, to be shown.
+        directory (`Path`, *optional*): The run's; without it nothing is written.
+    """
+
+    def __init__(self, trainer: SASRTrainer, view: LiveView | None, task: str = "", directory: Path | None = None):
+        self.trainer, self.view, self.task = trainer, view, task
+        self.metrics = MetricsFile(directory / METRICS_FILE) if view is not None and directory is not None else None
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.metrics is not None:
+            self.metrics.truncate_after(state.global_step)  # what a killed run wrote after its last checkpoint
+        if self.view is not None:
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            size = sum(p.numel() for p in model.parameters())
+            on = f" on {self.task}" if self.task else ""
+            title = f"{args.schedule}{on}, {size / 1e6:.3g}M parameters, seed {args.seed}"
+            self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._begun = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds = time.monotonic() - self._begun
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.view is not None:
+            self.view.stop()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.view is None or not logs or "sasr/p_sft" not in logs or "grad_norm" not in logs:
+            return
+        logs = {k: v for k, v in logs.items() if k not in ("sasr/sft_weight", "sasr/grpo_weight", "step_time")}
+        step, plan = state.global_step, self.trainer.plan
+        line = {
+            "step": step,
+            "phase": "warm-up" if step <= self.trainer.warmup.bound else "hybrid",
+            "kind": plan.kind,
+            "u": draw(args.seed, step - 1),
+            **{_NAMES.get(key, key.removeprefix("sasr/")): value for key, value in logs.items()},
+            "step_seconds": self.seconds,
+        }
+        if self.metrics is not None:
+            self.metrics.append(line)
+        self.view.step(line)
+
+
+class RunCallback(StepCallback):
+    """Runs the exams from the first step on, and stops on request.
 
     Args:
         trainer ([`SASRTrainer`]): The trainer it serves.
@@ -170,28 +241,19 @@ class RunCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: SASRTrainer, exams: Exams, stop: StopRequest, directory: Path, view: LiveView | None):
-        self.trainer, self.exams, self.stop, self.view = trainer, exams, stop, view
-        self.metrics = MetricsFile(directory / METRICS_FILE) if view is not None else None
-        self.seconds = 0.0
-        self._begun = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if self.metrics is not None:
-            self.metrics.truncate_after(state.global_step)  # what a killed run wrote after its last checkpoint
-        if self.view is not None:
-            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            size = sum(p.numel() for p in model.parameters())
-            title = f"{args.schedule} on {self.exams.task.name}, {size / 1e6:.3g}M parameters, seed {args.seed}"
-            self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
+        super().__init__(trainer, view, exams.task.name, directory)
+        self.exams, self.stop = exams, stop
 
     def on_step_begin(self, args, state, control, **kwargs):
+        self.exams.trackers.begin()
         # After the checkpoint of the warm-up's end; and what a stop left out, in the run that goes on.
-        self.exams.take("warmup" if self.trainer.warmup.ends_at(state.global_step) else None, self.trainer)
+        moment = "warmup" if self.trainer.warmup.ends_at(state.global_step) else None
+        self.exams.take(moment if state.global_step else "initial", self.trainer)
         self.trainer.budget.begin_step()  # the exam is no part of the step
-        self._begun = time.monotonic()
+        super().on_step_begin(args, state, control)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = time.monotonic() - self._begun
+        super().on_step_end(args, state, control)
         warmup_ends = self.trainer.warmup.ends_at(state.global_step)
         stopping = self._stop_requested()
         # The last step is the final exam's; those before are examined ahead of their checkpoint, so that a stop in the
@@ -209,6 +271,11 @@ class RunCallback(TrainerCallback):
             if self.view is not None and self.trainer.warmup.reason:
                 self.view.warmup_ended(state.global_step, self.trainer.warmup.reason)
 
+    def on_train_end(self, args, state, control, **kwargs):
+        if is_finished(self.trainer):
+            self.exams.take("final", self.trainer)  # the trackers, which come after this callback, close next
+        super().on_train_end(args, state, control)
+
     def _stop_requested(self) -> bool:
         requested = self.stop.signal is not None
         if self.trainer.args.world_size > 1:
@@ -216,19 +283,3 @@ class RunCallback(TrainerCallback):
             flag = torch.tensor(float(requested), device=self.trainer.accelerator.device)
             requested = bool(self.trainer.accelerator.reduce(flag, reduction="sum") > 0)
         return requested
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.view is None or self.metrics is None or not logs or "sasr/p_sft" not in logs or "grad_norm" not in logs:
-            return
-        logs = {k: v for k, v in logs.items() if k not in ("sasr/sft_weight", "sasr/grpo_weight", "step_time")}
-        step, plan = state.global_step, self.trainer.plan
-        line = {
-            "step": step,
-            "phase": "warm-up" if step <= self.trainer.warmup.bound else "hybrid",
-            "kind": plan.kind,
-            "u": draw(args.seed, step - 1),
-            **{_NAMES.get(key, key.removeprefix("sasr/")): value for key, value in logs.items()},
-            "step_seconds": self.seconds,
-        }
-        self.metrics.append(line)
-        self.view.step(line)

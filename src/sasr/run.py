@@ -15,22 +15,23 @@ from typing import Any
 import torch
 import yaml
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
 
 from . import checkpoints, locks, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
-from .callbacks import Exams, RunCallback, StopRequest, exam_table
+from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
 from .config import SASRConfig
 from .errors import InputError
 from .live import LiveView
 from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
+from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rows import check_lengths, collect_rows
 from .runs.state import resume_command
 from .tasks import get_task
 from .tasks.base import Row, Task
 from .tasks.loading import as_conversation
+from .tracking import Trackers
 
 CONFIG_FILE = "config.yaml"
 
@@ -120,17 +121,19 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         if donor is not None and is_main():
             shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
             say(f"the warm-up is that of {donor}")
-        exams = Exams(task, exam_rows, settings.task, directory, view, stop)
-        trainer.add_callback(RunCallback(trainer, exams, stop, directory, view))
+        trackers = Trackers(trainer, config_values(settings))
+        exams = Exams(task, exam_rows, settings.task, directory, view, stop, trackers)
+        trackers.follow(RunCallback(trainer, exams, stop, directory, view))
         finished = False
         try:
             exams.take("initial", trainer)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finished = trainer.budget_spent or trainer.state.global_step >= trainer.state.max_steps
+            finished = is_finished(trainer)
             if trainer.budget_spent:
                 say(trainer.budget.reason())
             if finished:
-                exams.take("final", trainer)
+                exams.take("final", trainer)  # where no step was left to do
+                trackers.end()
                 trainer.save_model(str(directory))
         except KeyboardInterrupt:
             finished = False
@@ -143,7 +146,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     if not finished:
         say(_how_to_go_on(directory, trainer.state.global_step))
         return 128 + (stop.signal or signal.SIGINT)
-    for line in exam_table(exams.results):
+    for line in exam_table(exams.results, view.width) if view is not None else []:
         say(line)
     counts = trainer.counts
     say(
@@ -245,7 +248,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
     except (ValueError, ImportError) as error:
         # Settings that only TRL, PEFT or an engine can judge, with the model at hand; packages that they need.
         raise InputError(str(error)) from error
-    for callback in (PrinterCallback, ProgressCallback):
+    for callback in progress_callbacks(trainer):
         trainer.remove_callback(callback)
     return trainer
 
@@ -255,8 +258,8 @@ def _dataset(rows: list[Row]) -> Dataset:
     return Dataset.from_list([{key: row.get(key) for key in columns} for row in rows])
 
 
-def config_text(settings: Settings) -> str:
-    """`config.yaml`: all that was given or that is sasr's own, so that `sasr train --config` runs it again."""
+def config_values(settings: Settings) -> dict[str, Any]:
+    """All that was given or that is sasr's own, as plain values."""
     values = dict(settings.given)
     for group in (settings.task, settings.model, settings.training):
         own = SASRConfig.__annotations__ if group is settings.training else group.__dataclass_fields__
@@ -269,11 +272,15 @@ def config_text(settings: Settings) -> str:
     for key in ("data", "demonstrations", "exam_data", "model_name_or_path", "warmup_from"):
         if values.get(key) and Path(str(values[key])).exists():
             values[key] = str(Path(str(values[key])).resolve())
-    values = {k: v for k, v in values.items() if v is not None}
+    return {k: _plain(v) for k, v in values.items() if v is not None}
+
+
+def config_text(settings: Settings) -> str:
+    """`config.yaml`, so that `sasr train --config` runs it again."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("sasr", "trl", "transformers", "torch"))
     command = shlex.join(["sasr", *sys.argv[1:]])
     header = f"# {command}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
-    return header + yaml.safe_dump(_plain(values), sort_keys=True, allow_unicode=True)
+    return header + yaml.safe_dump(config_values(settings), sort_keys=True, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

@@ -41,6 +41,11 @@ class TerminalView:
         if live is not None:
             live.stop()
 
+    @property
+    def width(self) -> int:
+        """Columns that a line may take; without a terminal as many as it likes."""
+        return self._console.width if self._rich else 1000
+
     def message(self, text: str) -> None:
         """A line of its own, above the display."""
         text = self._clean(text)

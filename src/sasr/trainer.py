@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from trl import GRPOTrainer
 from trl.trainer.utils import entropy_from_logits
 
-from . import checkpoints, learning_rates, norm_probe, reference, spread, training_rows
+from . import checkpoints, learning_rates, norm_probe, recording, reference, spread, training_rows
 from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
@@ -96,6 +96,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self._fingerprint: dict[str, Any] | None = None
         self.budget = Budget(self)
         self._check_engine()
+        recording.show_in_notebook(self)
 
     # ---- rows ----
 

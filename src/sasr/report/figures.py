@@ -35,35 +35,55 @@ _STYLE: Any = {
 }
 
 
+def draw(directory: str | Path) -> dict[str, Any]:
+    """The figures of a run, an exam or a comparison as `matplotlib.figure.Figure`, by title, in the order of its page.
+
+    Raises `InputError` if matplotlib is missing, or a file of the directory cannot be used.
+    """
+    from sasr.report import REPORT_FILE, describe
+
+    return {f["title"]: _draw(f) for f in _descriptions(describe(Path(directory), Path(directory) / REPORT_FILE))}
+
+
 def write_figures(document: Document, folder: Path) -> int:
     """Write each figure as SVG and PNG, numbered in the order of the page. Returns how many there are.
 
     Raises `InputError` if matplotlib is missing or the folder cannot be written.
     """
+    found = _descriptions(document)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, description in enumerate(found, start=1):
+            name = re.sub(r"[^a-z0-9]+", "-", description["title"].lower()).strip("-")[:60]
+            _draw(description, folder / f"{index:02d}-{name}")
+    except OSError as error:
+        raise InputError(f"figures cannot be written to {folder}: {error.strerror or error}") from None
+    return len(found)
+
+
+def _descriptions(document: Document) -> list[Any]:
+    kinds = ("lines", "intervals", "parts")
+    return [figure for part in document["sections"] for figure in part["figures"] if figure["kind"] in kinds]
+
+
+def _draw(description: Mapping[str, Any], file: Path | None = None) -> Any:
+    """One figure; written to `file` too, as SVG and PNG, if there is one."""
     try:
         import matplotlib
     except ImportError:
         raise InputError("figures need matplotlib: pip install 'sasr[figures]'") from None
     from matplotlib.figure import Figure
 
-    found = [
-        f for part in document["sections"] for f in part["figures"] if f["kind"] in ("lines", "intervals", "parts")
-    ]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, description in enumerate(found, start=1):
-            height = 1 + 0.2 * len(description["rows"]) if description["kind"] == "intervals" else 2.4
-            name = re.sub(r"[^a-z0-9]+", "-", description["title"].lower()).strip("-")[:60]
-            with matplotlib.rc_context(_STYLE):
-                drawn = Figure(figsize=(6.5 if description.get("wide") else 4.2, height), layout="constrained")
-                axes = drawn.add_subplot()
-                axes.set_title(visible(description["title"]))
-                {"lines": _lines, "intervals": _intervals, "parts": _parts}[description["kind"]](axes, description)
-                drawn.savefig(folder / f"{index:02d}-{name}.svg", metadata={"Date": None})
-                drawn.savefig(folder / f"{index:02d}-{name}.png", dpi=300)
-    except OSError as error:
-        raise InputError(f"figures cannot be written to {folder}: {error.strerror or error}") from None
-    return len(found)
+    height = 1 + 0.2 * len(description["rows"]) if description["kind"] == "intervals" else 2.4
+    with matplotlib.rc_context(_STYLE):
+        drawn = Figure(figsize=(6.5 if description.get("wide") else 4.2, height), layout="constrained")
+        axes = drawn.add_subplot()
+        axes.set_title(visible(description["title"]))
+        {"lines": _lines, "intervals": _intervals, "parts": _parts}[description["kind"]](axes, description)
+        if file is not None:
+            drawn.savefig(file.with_name(file.name + ".svg"), metadata={"Date": None})
+            drawn.savefig(file.with_name(file.name + ".png"), dpi=300)
+    return drawn
 
 
 def _lines(axes: Any, figure: Mapping[str, Any]) -> None:
