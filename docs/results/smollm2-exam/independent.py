@@ -33,10 +33,10 @@ modes = {"greedy": ({"do_sample": False}, 1), "sampled": ({"do_sample": True, "t
 correct: dict[str, list[bool]] = {"greedy": [], "sampled": []}
 for start in range(0, len(records), 20):
     batch = records[start : start + 20]
-    prompts = [r["prompt"] for r in batch]
-    inputs = tokenizer.apply_chat_template(
-        prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    )
+    prompts, chat = [r["prompt"] for r in batch], not isinstance(batch[0]["prompt"], str)
+    if chat:
+        prompts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+    inputs = tokenizer(prompts, padding=True, return_tensors="pt", add_special_tokens=not chat)
     for mode, (options, repeats) in modes.items():
         output = model.generate(**inputs, **options, num_return_sequences=repeats, max_new_tokens=256)
         texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
