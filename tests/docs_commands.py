@@ -135,7 +135,7 @@ def _train(argv: list[str]) -> None:
 
 
 def _is_local(data: str | None) -> bool:
-    return data is None or all(Path(part).is_file() for part in data.split(","))
+    return data is None or ".jsonl" in data  # a file that is missing is an error, a name on the Hub is not looked up
 
 
 def _exam(argv: list[str]) -> None:

@@ -26,7 +26,8 @@ needs_mkdocs = pytest.mark.skipif(importlib.util.find_spec("material") is None, 
 def build(source: Path, site: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(source / "mkdocs.yml"), "-d", str(site)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    # Seconds on a free machine; a shared one may take minutes.
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")
