@@ -57,7 +57,7 @@ def commands() -> Iterator[Command]:
         text = path.read_text()
         lines = [line for block in blocks(path, "bash") for line in block.replace("\\\n", " ").splitlines()]
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        programs = r"(?:sasr (?:train|exam|compare|report)|make|pip install|torchrun|accelerate launch|python) "
+        programs = r"(?:sasr (?:train|exam|compare|runs|report)|make|pip install|torchrun|accelerate launch|python) "
         inline = re.findall(rf"(?<!`)`({programs}[^`]+)`", prose)
         for line in [*lines, *(" ".join(text.split()) for text in inline)]:
             for part in line.split(" && "):
@@ -117,7 +117,7 @@ def run_check(words: tuple[str, ...]) -> None:
 
 def _sasr(words: list[str]) -> None:
     name, *argv = words
-    kinds = {"train": _train, "exam": _exam, "compare": _compare, "report": _report}
+    kinds = {"train": _train, "exam": _exam, "compare": _compare, "runs": _runs, "report": _report}
     assert name in kinds or words == ["--version"], f"no command {name}"
     if name in kinds and not {"-h", "--help", "--help_all"} & set(argv):
         kinds[name](argv)
@@ -159,6 +159,11 @@ def _compare(argv: list[str]) -> None:
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
     command._jobs(options.jobs)
     check.check_runs(comparison)
+
+
+def _runs(argv: list[str]) -> None:
+    # A reader's own directories are not here.
+    assert sasr.cli.main(["runs", *("runs" if word.startswith("/") else word for word in argv)]) == 0
 
 
 def _report(argv: list[str]) -> None:
@@ -219,7 +224,8 @@ def known_flags() -> set[str]:
     usages = [sasr.cli._USAGE, command.USAGE]
     from sasr.exam.command import USAGE as exam_usage
     from sasr.report.command import USAGE as report_usage
+    from sasr.runs.command import USAGE as runs_usage
 
-    for text in [*usages, exam_usage, report_usage]:
+    for text in [*usages, exam_usage, report_usage, runs_usage]:
         found |= set(re.findall(r"--\w+", text))
     return found
