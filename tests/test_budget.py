@@ -78,9 +78,12 @@ def test_an_exam_costs_nothing(tmp_path, monkeypatch):
         taken.append((label, trainer.state.global_step))
         sasr.budget.time.now += 1000.0
 
-    run.add_callback(RunCallback(run, SimpleNamespace(take=take), SimpleNamespace(signal=None), tmp_path, None))
+    trackers = SimpleNamespace(begin=lambda: None)
+    exams = SimpleNamespace(take=take, task=SimpleNamespace(name="toy"), trackers=trackers)
+    run.add_callback(RunCallback(run, exams, SimpleNamespace(signal=None), tmp_path, None))
     run.train()
-    assert [found for found in taken if found[0]] == [("warmup", 4)] and {step for _, step in taken} == set(range(6))
+    assert [found for found in taken if found[0]] == [("initial", 0), ("warmup", 4), ("final", 6)]
+    assert {step for _, step in taken} == set(range(7))
     assert run.state.global_step == 6 and run.budget.seconds == 6.0, "at the beginning and at the end of a step"
 
 
