@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -157,6 +158,13 @@ def test_another_comparison_does_not_fit(whole, recipe, capsys):
     assert "compare.budget: steps=12 then, steps=13 now" in message and message.count("\n") == 1
 
 
+def waits_for(process: int, number: int) -> bool:
+    """Whether the signal has been sent to a process that is held."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (pending,) = [line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd:")]
+    return bool(int(pending, 16) >> (number - 1) & 1)
+
+
 def test_interrupted_and_continued(whole, recipe, tmp_path):
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     run = out / "runs" / "sasr" / "seed-2"
@@ -182,9 +190,16 @@ def test_interrupted_and_continued(whole, recipe, tmp_path):
         while not path.exists() or path.read_bytes().count(b"\n") <= WARMUP:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
+        # Held, so that it does not train to its end before the command has passed the signal on.
+        (child,) = psutil.Process(process.pid).children()
+        child.suspend()
         with pytest.raises(InputError, match="in use by another"):
             lock(out)
         process.send_signal(signal.SIGTERM)
+        while not waits_for(child.pid, signal.SIGTERM):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        child.resume()
         printed, errors = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
