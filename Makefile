@@ -1,6 +1,6 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm lint docs model clean
+.PHONY: help install demo test test-faults test-vllm lint docs model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +26,9 @@ demo: $(STAMP)  ## Train a tiny model from scratch; ARGS goes to `sasr train`
 test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
 	@$(BIN)/ruff check src tests docs
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that nothing is lost; ARGS goes to pytest
+	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS) tests/faults
 
 test-vllm: $(VLLM_VENV)/.installed  ## Run the tests that need vLLM, in .venv-vllm (4 GB); ARGS goes to pytest
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) tests/test_vllm*.py

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -75,7 +75,9 @@ def at_work(directory: Path, by: str) -> Iterator[Callable[[str], None]]:
             told = "stopped"
             raise
         finally:
-            file.write(told)
+            with suppress(OSError):  # a full disk may be what is told
+                file.write(told)
+                file.flush()
 
 
 def outcome(directory: Path) -> str | None:

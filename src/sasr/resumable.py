@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,20 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _save_checkpoint(self, model, trial):
         run_dir = Path(super()._get_output_dir(trial))
         staging = run_dir / checkpoints.STAGING
-        self._staging = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        self.accelerator.wait_for_everyone()
+        name = f"checkpoint-{self.state.global_step}"
+        with checkpoints.writing(name, run_dir):
+            self._staging = str(staging)
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    checkpoints.publish(staging / name, run_dir / name)
+            except BaseException:
+                shutil.rmtree(staging / name, ignore_errors=True)  # it may be what fills the disk
+                raise
+            finally:
+                self._staging = None
         if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            checkpoints.publish(staging / name, run_dir / name)
             rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit, use_mtime=True)
         self.accelerator.wait_for_everyone()
 

@@ -63,7 +63,7 @@ def compare(argv: list[str]) -> int:
     check.check_directory(directory, comparison)
     check.check_runs(comparison)
     from sasr.checkpoints import write_atomically
-    from sasr.run import claim
+    from sasr.run_directory import claim
 
     claim(directory)
     lock(directory).close()
