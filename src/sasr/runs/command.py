@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.text import Text
 
 from sasr.errors import InputError, did_you_mean
+from sasr.flags import Flags
 from sasr.live import format_duration
 from sasr.report.text import visible
 from sasr.runs.entries import Entry, find
@@ -34,14 +33,9 @@ _STYLES = {"running": "cyan", "finished": "green", "failed": "red", "stopped": "
 _GAP = "  "
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see sasr runs --help)")
-
-
 def runs(argv: list[str]) -> int:
     """Returns the exit status, 0. Raises `InputError`."""
-    parser = _Flags(prog="sasr runs", add_help=False, allow_abbrev=False)
+    parser = Flags("sasr runs", names_help=True)
     parser.add_argument("directories", nargs="*")
     parser.add_argument("--json", action="store_true")
     options, rest = parser.parse_known_args(argv)
