@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from .errors import InputError
@@ -21,6 +23,7 @@ STATE_FILE = "sasr_state.json"
 TENSORS_FILE = "sasr_tensors_{}.pt"  # one for each rank
 MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
+_UNREADABLE = "{} is damaged, or holds code, which is not run: resume from an earlier checkpoint"
 
 # Settings that may change between a checkpoint and its resumption: they say where to write and what to show. Every
 # other one decides what is computed.
@@ -143,6 +146,26 @@ def check_whole(checkpoint: Path) -> None:
         if not file.is_file() or file.stat().st_size != size:
             problem = "cut short" if file.is_file() else "missing"
             raise InputError(f"{file} is {problem}: copy it again or resume from an earlier checkpoint")
+
+
+def load_tensors(file: Path) -> dict[str, Any]:
+    """The tensors and plain values in a file of a checkpoint, on the CPU. A pickle can hold code: it is not run. Raises
+    `InputError` for such a file, and for one that is damaged."""
+    import torch  # which `sasr runs` does without
+
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged files fail in whatever way they happen to
+        raise InputError(_UNREADABLE.format(file)) from error
+
+
+@contextmanager
+def refusing_code(checkpoint: Path) -> Iterator[None]:
+    """Like [`load_tensors`] for what transformers loads inside, which refuses code with a traceback."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise InputError(_UNREADABLE.format(f"a file in {checkpoint}")) from error
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
