@@ -74,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = _dispatch(argv)
     except InputError as error:
-        print(f"sasr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        from .report.text import visible
+
+        # What a message quotes from data or a model's files could move the cursor, or clear the screen.
+        print(f"sasr: error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
