@@ -48,6 +48,19 @@ def error(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A short run with checkpoints at steps 2 and 4, made as `run` in the current directory."""
+    import sasr.cli
+    from refusals import SMALL
+
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory.parent)
+        assert sasr.cli.main(["train", *SMALL, "--output_dir", "run"]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
 def exam_place(tmp_path_factory) -> Path:
     """A directory with two models and a file of rows."""
     import toy

@@ -15,16 +15,6 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run with checkpoints at steps 2 and 4."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory.parent)
-        assert sasr.cli.main(["train", *SMALL, "--output_dir", "run"]) == 0
-    return directory
-
-
-@pytest.fixture(scope="module")
 def finished_lora(tmp_path_factory):
     directory = tmp_path_factory.mktemp("finished_lora") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -42,8 +32,8 @@ def lora_run(finished_lora):
 
 
 @pytest.fixture
-def run(finished):
-    return Path(shutil.copytree(finished, "run"))
+def run(finished_run):
+    return Path(shutil.copytree(finished_run, "run"))
 
 
 RESUME = ["--output_dir", "run", "--resume_from_checkpoint"]
