@@ -38,6 +38,7 @@ def error(monkeypatch, capsys):
         def loaded(*args, **kwargs):
             raise AssertionError("the model was loaded before the error was found")
 
+        capsys.readouterr()  # the progress bars with which a fixture saved a model
         with monkeypatch.context() as patch:
             patch.setattr(sasr.run, "load_model", loaded)
             status = sasr.cli.main(["train", *flags])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import sasr.cli
+import sasr.run
 import toy
 from refusals import checked
 from sasr import InputError, SASRConfig, checkpoints
