@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import sasr.cli
+import sasr.run
 import toy
+from refusals import checked
 from sasr import InputError, SASRConfig, checkpoints
-from test_cli_errors import checked
 from test_distributed import run_script
 from test_resume import TIMES, assert_same, outcome
 from whole_runs import assert_same_run, command, finish, metrics, resume_command, start, without_times

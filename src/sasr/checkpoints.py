@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import xxhash
@@ -26,6 +27,7 @@ STATE_FILE = "sasr_state.json"
 TENSORS_FILE = "sasr_tensors_{}.pt"  # one for each rank
 MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
+_UNREADABLE = "{} is damaged, or holds code, which is not run: resume from an earlier checkpoint"
 
 # Settings that may change between a checkpoint and its resumption: they say where to write and what to show. Every
 # other one decides what is computed.
@@ -183,6 +185,26 @@ def all_checkpoints(output_dir: str | Path) -> list[Path]:
     """The complete checkpoints of a run, the newest first. What has befallen their files since is not looked at."""
     found = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file() and p.name[11:].isdecimal()]
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+
+
+def load_tensors(file: Path) -> dict[str, Any]:
+    """The tensors and plain values in a file of a checkpoint, on the CPU. A pickle can hold code: it is not run. Raises
+    `InputError` for such a file, and for one that is damaged."""
+    import torch  # which `sasr runs` does without
+
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged files fail in whatever way they happen to
+        raise InputError(_UNREADABLE.format(file)) from error
+
+
+@contextmanager
+def refusing_code(checkpoint: Path) -> Iterator[None]:
+    """Like [`load_tensors`] for what transformers loads inside, which refuses code with a traceback."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise InputError(_UNREADABLE.format(f"a file in {checkpoint}")) from error
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:

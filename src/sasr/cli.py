@@ -75,8 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = _dispatch(argv)
     except (InputError, RunFailed) as error:
+        from .report.text import visible
+
         word, status = ("error", 2) if isinstance(error, InputError) else ("failed", 1)
-        print(f"sasr: {word}: {' '.join(str(error).split())}", file=sys.stderr)
+        # What a message quotes from data or a model's files could move the cursor, or clear the screen.
+        print(f"sasr: {word}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
         status = 130

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .checkpoints import load_tensors
+
 FILE = "optimizer_{}.pt"
 
 
@@ -48,7 +50,7 @@ class OptimizerStates:
         self._states = {kind: defaultdict(dict) for kind in self.KINDS}
         self._states[active], self.active = self.optimizer.state, active
         other = next(kind for kind in self.KINDS if kind != active)
-        state = torch.load(directory / FILE.format(other), weights_only=True, map_location="cpu")
+        state = load_tensors(directory / FILE.format(other))
         groups = self.optimizer.state_dict()["param_groups"]
         self.use(other)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -129,18 +129,27 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         rates = list(self.lr_scheduler.base_lrs)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with checkpoints.refusing_code(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self._shares_warmup:
             shared_warmup.restore_rates(self, rates)
         if checkpoint is not None:
             self._load_state(Path(checkpoint), finished=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with checkpoints.refusing_code(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint):
+        with checkpoints.refusing_code(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_state(self, directory: Path, finished: bool) -> None:
         # transformers would go on saving and logging as often as the run that wrote the checkpoint did
         self.state.compute_steps(self.args, self.state.max_steps)
         state = checkpoints.read_state(directory)
         file = directory / checkpoints.TENSORS_FILE.format(self.args.process_index)
-        tensors = torch.load(file, weights_only=True, map_location="cpu")
+        tensors = checkpoints.load_tensors(file)
         if self._shares_warmup:
             shared_warmup.as_new_run(self, state, tensors)
         self._step = state["rollout_step"]

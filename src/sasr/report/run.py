@@ -20,6 +20,7 @@ from sasr.report.document import (
     axis,
     between,
     course,
+    document,
     lines,
     number,
     section,
@@ -51,14 +52,8 @@ def run_document(directory: Path) -> Document:
         section("What it wrote", "", [_browser(directory, exams, task)]),
         section("Cost and settings", "", [_time(metrics, exams), settings_table(_AGAIN, config)]),
     ]
-    return {
-        "kind": "run",
-        "title": f"{schedule or 'a run'} on {task}" if task else directory.resolve().name,
-        "subtitle": directory.resolve().name,
-        "state": {"tone": state.tone, "text": state.text},
-        "facts": _facts(config, metrics, exams),
-        "sections": [part for part in sections if part is not None],
-    }
+    title = f"{schedule or 'a run'} on {task}" if task else directory.resolve().name
+    return document("run", title, directory, state, _facts(config, metrics, exams), sections)
 
 
 def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) -> list[dict[str, str]]:
