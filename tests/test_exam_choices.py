@@ -87,7 +87,7 @@ def test_generated_and_held_out_rows_of_a_difficulty(tmp_path):
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings | own))
     for flags, level in (
         (["--model", "lm", "--task", task], "3"),
-        (["--model", str(tmp_path / "generated")], "3"),
+        (["--model", str(tmp_path / "generated"), "--task", task], "3"),
         (["--model", str(tmp_path / "filed")], "1"),
     ):
         request = read_request([*flags, "--rows", "5", "--difficulty", level])

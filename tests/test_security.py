@@ -194,19 +194,22 @@ def test_tensors_of_a_checkpoint_that_are_damaged(finished_run, capsys):
     run = Path(shutil.copytree(finished_run, "run"))
     tensors = run / "checkpoint-4" / "sasr_tensors_0.pt"
     tensors.write_bytes(b"1" * tensors.stat().st_size)
-    message = error_of(capsys, "train", "--output_dir", "run", "--resume_from_checkpoint")
+    message = error_of(capsys, "train", "--resume_from_checkpoint", "run/checkpoint-4")
     assert "sasr_tensors_0.pt is damaged" in message and "earlier checkpoint" in message
 
 
-def test_a_run_is_trusted_with_its_task_unless_that_is_given():
-    """The one file beside a model that can name code: SECURITY.md warns of it."""
+def test_the_task_of_a_run_is_no_code_that_is_run_unasked(capsys):
+    """The one file beside a model that can name code."""
     toy.model(0, Path("lm"))
-    Path("lm/config.yaml").write_text(f"task: {Path('own.py').absolute()}:Own\nschedule: sasr\n")
+    own = f"{Path('own.py').absolute()}:Own"
+    Path("lm/config.yaml").write_text(f"task: {own}\nschedule: sasr\n")
     Path("own.py").write_text("import os\nos.mkdir('ran')\nfrom sasr.tasks import JsonlTask as Own\n")
     command = ["exam", "--model", "lm", "--data", "rows.jsonl", "--n", "1", "--max_new_tokens", "2"]
-    assert sasr.cli.main([*command, *rows(), "--output_dir", "a"]) == 0
+    message = error_of(capsys, *command, "--output_dir", "a")
+    assert message.endswith(f"its run's task {own} is code; to run it, name it: --task {own}")
+    assert sasr.cli.main([*command, *rows(), "--output_dir", "b"]) == 0
     assert not Path("ran").exists()
-    assert sasr.cli.main([*command, "--output_dir", "b"]) == 0
+    assert sasr.cli.main([*command, "--task", own, "--output_dir", "c"]) == 0
     assert Path("ran").is_dir()
 
 

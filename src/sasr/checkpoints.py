@@ -36,7 +36,7 @@ _FREE = {
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
-    "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
+    "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
 }  # fmt: skip
 _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
 
@@ -44,7 +44,7 @@ _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "tracki
 # after it, their number, learning rates, rollouts, rewards and GRPO's loss. (Another temperature than 1 moves the SFT
 # loss by rounding alone.)
 AFTER_WARMUP = {
-    "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum",
+    "on_collapse", "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum",
     "schedule", "rule", *(name for _, names in SCHEDULES.values() for name in names),
     "max_steps", "num_train_epochs", "max_seconds", "max_rollout_tokens",
     "learning_rate", "sft_hybrid_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",

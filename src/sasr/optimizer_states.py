@@ -37,6 +37,12 @@ class OptimizerStates:
         self.optimizer.state = self._states[kind]
         self.active = kind
 
+    def clear(self) -> None:
+        """Begin both with empty moments."""
+        for kind in self.KINDS:
+            self._states[kind] = defaultdict(dict)
+        self.optimizer.state = self._states[self.active]
+
     def save(self, directory: Path) -> None:
         """Write the state that is not active; the trainer's own `optimizer.pt` holds the other."""
         active = self.active

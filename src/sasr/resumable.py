@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     Attributes:
         budget_spent (`bool`): The run ended, or may not go on, because a budget of its settings is spent.
+        best_checkpoint (`Callable`): Gives the checkpoint of the best exam so far and its pass@1, or `None`; whoever
+            takes exams sets it.
     """
 
     budget_spent = False
+    best_checkpoint: Callable[[], tuple[Path, float] | None] = staticmethod(lambda: None)
     _shares_warmup = False  # the state under way was loaded from another run's warm-up
     _staging: str | None = None
     _resumed: dict[str, Any] | None = None
@@ -105,7 +109,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
             finally:
                 self._staging = None
         if self.args.should_save:
-            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit, use_mtime=True)
+            # What may be gone back to stays, however many follow.
+            best = self.best_checkpoint() if self.args.on_collapse == "rollback" else None
+            limit, kept = self.args.save_total_limit, None if best is None else str(best[0])
+            rotate_checkpoints(str(run_dir), limit, kept, use_mtime=True)
         self.accelerator.wait_for_everyone()
 
     def _save_rng_state(self, output_dir):

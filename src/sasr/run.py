@@ -59,6 +59,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     # Everything that can be wrong, cheapest first, before the model.
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
+    if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
+        raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
     donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None

@@ -127,6 +127,10 @@ def read_request(argv: list[str]) -> Request:
     values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | _UNSET | _DEFAULTS
     if run is not None:
         values["task"] = str(run.get("task", "stories"))
+        if ":" in values["task"] and "task" not in given:
+            # The directory may be somebody else's: code is run only if the command line names it.
+            own = values["task"]
+            raise InputError(f"model {given['model']}: its run's task {own} is code; to run it, name it: --task {own}")
         if given.get("task", values["task"]) == values["task"]:
             values["task_options"] = run.get("task_options")
         values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}

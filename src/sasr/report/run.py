@@ -26,6 +26,7 @@ from sasr.report.document import (
     section,
     series,
     settings_table,
+    table,
 )
 from sasr.report.reading import read_json, read_lines, read_yaml
 from sasr.report.series import roof, shares
@@ -49,6 +50,7 @@ def run_document(directory: Path) -> Document:
         section(
             "Exams", "Accuracy on held-out rows, before, during and after training.", examined.figures(exams, last)
         ),
+        section("What to look at", "", [_warnings(metrics)]),
         section("What it wrote", "", [_browser(directory, exams, task)]),
         section("Cost and settings", "", [_time(metrics, exams), settings_table(_AGAIN, config)]),
     ]
@@ -210,6 +212,14 @@ def _reward(reward: tuple[list[float], list[float]], spread: tuple[list[float], 
 
 
 # ---- the rest ----
+
+
+def _warnings(metrics: Lines) -> Figure | None:
+    """The last hundred: one that comes back every hundred steps says nothing new."""
+    found = [str(text) for line in metrics for text in line.get("warnings") or []]
+    cut = f" The last 100 of {len(found)}." if len(found) > 100 else ""
+    caption = f"What the run warned of, while it went on.{cut}"
+    return table("Warnings", caption, ["warning"], [[text] for text in found[-100:]], wide=True, texts=True)
 
 
 def _browser(directory: Path, exams: Mapping[str, Mapping[str, Any]], task: str) -> Figure | None:
