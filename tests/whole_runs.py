@@ -57,8 +57,9 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
         out, errors = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
-    assert process.returncode == status, out[-2000:] + errors[-4000:]
-    assert "Traceback" not in errors
+    told = out + (errors or "")  # which may be one stream
+    assert process.returncode == status, told[-6000:]
+    assert "Traceback" not in told
     return out
 
 
