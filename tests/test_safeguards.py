@@ -61,9 +61,9 @@ def test_many_in_a_row_end_the_run(tmp_path):
     trainer = poisoned(toy.trainer(tmp_path, max_skipped_steps=3, **SAVE), set(range(5, 12)))
     with pytest.raises(RunFailed) as told:
         trainer.train()
-    assert "the gradients of 3 steps in a row, up to step 8, were no finite numbers; the weights are (largest" in str(
-        told.value
-    )
+    message = str(told.value)
+    assert "the gradients of 3 steps in a row, up to step 8, were no finite numbers, the largest weight is" in message
+    assert message.endswith(f"begin a new run, from {tmp_path / 'checkpoint-5'} (--model_name_or_path)")
     assert toy.history(trainer, "sasr/skipped_steps")[-1] == (3.0,)
     last = load_file(tmp_path / "checkpoint-8" / "model.safetensors")
     assert all(
@@ -82,7 +82,8 @@ def test_a_run_that_diverges_ends_in_one_line(tmp_path, capsys):
     (line,) = errors.splitlines()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert line.startswith("sasr: failed: the gradients of 5 steps in a row, up to step ")
-    assert f"checkpoint-{len(lines)} is safe; when this is mended, go on with: sasr train" in line
+    assert "lower the learning rates (SFT 1e+30, then 0.001; GRPO " in line
+    assert line.endswith(f"and begin a new run, from {run}/checkpoint-{len(lines) - 5} (--model_name_or_path)")
     assert [bool(line.get("warnings")) for line in lines[-5:]] == [True] * 5
     assert [line["loss"] for line in lines[-5:]] == [None] * 5, "transformers would put others' mean there"
     assert out.count("warning: step ") >= 5 and "step skipped (5 in a row)" in out

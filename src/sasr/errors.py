@@ -23,6 +23,10 @@ class RunFailed(RuntimeError):
     """
 
 
+class Diverged(RunFailed):
+    """The numbers of a run are beyond use: to go on with it would not help."""
+
+
 def unknown(what: str, given: str, known: Iterable[str], also: str = "") -> InputError:
     """`unknown schedule 'sasrr': use one of sasr, sft, ... (did you mean sasr?)`, as an exception to raise.
 

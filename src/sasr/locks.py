@@ -69,7 +69,7 @@ def at_work(directory: Path, by: str) -> Iterator[Callable[[str], None]]:
         try:
             yield tell
         except Exception as error:
-            told = f"failed: {' '.join(str(error).split()) or type(error).__name__}"[:300]
+            told = f"failed: {' '.join(str(error).split()) or type(error).__name__}"[:1000]
             raise
         except BaseException:
             told = "stopped"

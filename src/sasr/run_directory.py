@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import checkpoints, locks
 from .adapters import INITIAL_MODEL
-from .errors import InputError, RunFailed
+from .errors import Diverged, InputError, RunFailed
 from .exam.store import EXAM_FILE
 from .metrics import METRICS_FILE
 from .report import REPORT_FILE
@@ -82,6 +82,8 @@ def failures_told(directory: Path) -> Iterator[None]:
     """Turns what a disk does to a run at work into a [`RunFailed`] that says what is safe, and how to go on."""
     try:
         yield
+    except Diverged:
+        raise
     except RunFailed as error:
         raise RunFailed(f"{error}; {_what_is_safe(directory)}") from error
     except OSError as error:

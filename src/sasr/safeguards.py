@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import RunFailed, require, unknown
+from .checkpoints import all_checkpoints
+from .errors import Diverged, require, unknown
 from .schedules import SFT_STEP, StepPlan, draw
 from .watch import WINDOW, Measured
 
@@ -32,12 +33,12 @@ def check_settings(args: SASRConfig) -> None:
 
 
 def before_step(trainer: SASRTrainer) -> None:
-    """Give up, or go back to better weights, if the steps before ask for it. Raises [`RunFailed`]."""
+    """Give up, or go back to better weights, if the steps before ask for it. Raises [`Diverged`]."""
     watch, args = trainer.watch, trainer.args
     # DeepSpeed takes the step together with the backward pass: nothing is left to be skipped.
     most = 1 if trainer.is_deepspeed_enabled else args.max_skipped_steps
     if watch.skipped_in_a_row >= most:
-        raise RunFailed(_diagnosis(trainer))
+        raise Diverged(_diagnosis(trainer))
     if watch.collapsed_at is None:
         return
     if args.on_collapse == "rollback":
@@ -128,12 +129,15 @@ def _roll_back(trainer: SASRTrainer) -> None:
 
 
 def _diagnosis(trainer: SASRTrainer) -> str:
-    watch, model = trainer.watch, trainer.accelerator.unwrap_model(trainer.model)
+    args, row, step = trainer.args, trainer.watch.skipped_in_a_row, trainer.state.global_step
+    model = trainer.accelerator.unwrap_model(trainer.model)
     bad = next((name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     largest = max(float(p.detach().abs().max()) for p in model.parameters())
-    weights = f"the weights themselves are not ({bad})" if bad else f"the weights are (largest {largest:.3g})"
+    weights = f"and so are the weights ({bad})" if bad else f"the largest weight is {largest:.3g}"
+    before = [c for c in all_checkpoints(args.output_dir) if int(c.name.rpartition("-")[2]) <= step - row]
+    start = f", from {before[0]} (--model_name_or_path)" if before else ""
     return (
-        f"the gradients of {watch.skipped_in_a_row} steps in a row, up to step {trainer.state.global_step}, were no "
-        f"finite numbers; {weights}; learning rate {trainer._get_learning_rate():g}, {model.dtype}: look at the "
-        "losses and norms of the steps before (sasr report), and lower the learning rate"
+        f"the gradients of {row} steps in a row, up to step {step}, were no finite numbers, {weights}, {model.dtype}: "
+        f"lower the learning rates (SFT {args.sft_learning_rate:g}, then {args.sft_hybrid_learning_rate:g}; GRPO "
+        f"{args.learning_rate:g}) or max_grad_norm ({args.max_grad_norm:g}), and begin a new run{start}"
     )

@@ -46,11 +46,11 @@ def run_document(directory: Path) -> Document:
     state = run_state(directory, last, number(config.get("max_steps")), exams)
     task, schedule = str(config.get("task", "")), str(config.get("schedule", ""))
     sections = [
+        section("What to look at", "", [_warnings(metrics)]),
         section("Training", "Which steps were SFT and which GRPO, and what decided it.", _training(metrics, config)),
         section(
             "Exams", "Accuracy on held-out rows, before, during and after training.", examined.figures(exams, last)
         ),
-        section("What to look at", "", [_warnings(metrics)]),
         section("What it wrote", "", [_browser(directory, exams, task)]),
         section("Cost and settings", "", [_time(metrics, exams), settings_table(_AGAIN, config)]),
     ]
