@@ -26,7 +26,7 @@ from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
-from .rows import check_lengths, collect_rows
+from .rows import RowReader, check_lengths, collect_rows, seen_in
 from .runs.state import resume_command
 from .tasks import get_task
 from .tasks.base import Row, Task
@@ -74,7 +74,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     if is_adapter(Path(name).expanduser()):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args)
-    train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
+    reader = RowReader(task, settings.task.bad_rows)
+    train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
+    seen = len(seen_in(exam_rows, train_rows))
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -93,6 +95,13 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
+    if note := reader.note():
+        say(note)
+    if seen:
+        say(
+            f"note: {seen} of the {len(exam_rows)} rows of the exams are training rows too, so the exams flatter: "
+            "take them out of one of the files (sasr check names them)"
+        )
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     model, tokenizer = load_model(
         name,
