@@ -106,6 +106,15 @@ def test_real_hang_is_a_timeout_and_the_next_item_is_judged():
     task.verifier.close()
 
 
+def test_an_expression_too_deep_to_parse_is_a_failure(task):
+    """math-verify swallows the error, which would make a wrong answer of it."""
+    for deep in ("\\sqrt{" * 150 + "5" + "}" * 150, "-" * 900 + "5"):
+        verdict = task.check(rf"\boxed{{{deep}}}", {"answer": "5"})
+        assert not verdict.correct and verdict.failure.startswith("crash: RecursionError"), deep
+    for no_mathematics in (r"\int", r"\begin{cases}", r"\frac\frac", "\x00"):
+        assert task.check(rf"\boxed{{{no_mathematics}}}", {"answer": "5"}).failure is None
+
+
 def test_hanging_worker_from_a_thread(monkeypatch):
     scripted(monkeypatch, "time.sleep(600)")
     task, results = MathTask(timeout=0.2), []
