@@ -10,6 +10,7 @@ from trl.data_utils import is_conversational
 from . import spread
 from .demonstrations import Ids, end_of_turn_id
 from .resumable import ResumableGRPOTrainer
+from .reward_guard import RewardGuard
 
 
 class ObservedGRPOTrainer(ResumableGRPOTrainer):
@@ -19,6 +20,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     _hints: list[Ids] | None = None
     _refilling = False
     _rewards_per_func: torch.Tensor
+    reward_guard: RewardGuard
 
     def stop_at_end_of_turn(self) -> None:
         """Let rollouts end with the chat template's end of turn too."""
@@ -54,7 +56,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         # They are no part of what TRL reports on rollouts.
         self._pending_metrics.clear()
         self._pending_extra_logs.clear()
-        return rewards[: len(inputs)]
+        return self.reward_guard.settle(rewards)[: len(inputs)]
 
     def _texts(self, prompts: list, completion_ids: list[Ids]) -> list:
         texts = self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
@@ -63,7 +65,10 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         return [[{"role": "assistant", "content": text}] for text in texts]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        failures = self.reward_guard.count(rewards)
+        self._metrics["train" if self.model.training else "eval"]["verifier_failures"].append(float(failures))
+        self._rewards_per_func = self.reward_guard.settle(rewards)
         return self._rewards_per_func
 
     def _generate_and_score_completions(self, inputs):

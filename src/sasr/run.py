@@ -111,6 +111,7 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         **tokenizer_options,
     )
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    trainer.reward_guard.say = say
     if donor is not None:
         shared_warmup.check(donor, trainer)
     long = sum(len(d.completion_ids) > args.max_completion_length for d in trainer.demonstrations)

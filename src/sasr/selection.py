@@ -146,19 +146,23 @@ class Selection:
             The demonstrations of the step, `None` if they do not depend on the rollouts, and this rank's advantages.
         """
         group = self.trainer.num_generations
-        correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)  # NaN, a verifier's failure, is not correct
-        self._note(correct)
+        correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)
+        unjudged = rewards.isnan().all(1).view(-1, group).sum(1)
+        self._note(correct, unjudged)
         advantages = output["advantages"]
         if plan.demonstrations == "gated":
-            return self._gated(plan, correct, advantages)
+            # Those that could not be judged may have been correct.
+            return self._gated(plan, correct + unjudged, advantages)
         if plan.demonstrations == "group":
             return self._grouped(plan, rewards, output)
         return None, advantages
 
-    def _note(self, correct: torch.Tensor) -> None:
+    def _note(self, correct: torch.Tensor, unjudged: torch.Tensor) -> None:
         trainer = self.trainer
-        for row, count in zip(self.asked, correct.tolist(), strict=True):
-            share = count / trainer.num_generations
+        for row, count, unknown in zip(self.asked, correct.tolist(), unjudged.tolist(), strict=True):
+            if unknown == trainer.num_generations:
+                continue  # nothing is known of it
+            share = count / (trainer.num_generations - unknown)
             self.outcomes.append(share)
             if trainer.curriculum is not None:
                 trainer.curriculum.observe(row, share)

@@ -28,6 +28,7 @@ from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
+from .reward_guard import RewardGuard
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
@@ -60,6 +61,7 @@ class SASRTrainer(ObservedGRPOTrainer):
 
     _tag_names = ("trl", "sasr")
     log_completions: bool
+    reward_funcs: list[Any]
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if reward_funcs is None:
             reward_funcs = [_no_reward]
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        self.reward_guard = RewardGuard(self)
         self.stop_at_end_of_turn()
         self._collect_rows(demonstration_dataset)
         self.warmup = args.build_warmup()
@@ -113,6 +116,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             raise InputError("there are GRPO steps but no row has an answer to verify: add answers, or use sft")
         if uses_grpo and self.reward_funcs == [_no_reward]:
             raise InputError("there are GRPO steps but no reward: pass reward_funcs, or use schedule sft")
+        self.reward_funcs = self.reward_guard.wrap(self.reward_funcs, self.reward_func_names)
         # The two streams must not be the same permutation, or SFT would follow the rollouts' questions.
         self.sft_stream = RowStream(len(self.demonstrations), args.seed + 1)
         self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset)
