@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from .config import SASRConfig
 from .demonstrations import tokenize_prompts
@@ -47,6 +47,12 @@ class RowReader:
             return None
         return f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}"
 
+    def changed(self, row: Row, **changes: Any) -> Row:
+        """The row with other values, from the same place."""
+        new = {**row, **changes}
+        self._places[id(new)] = (self.place(row), new)
+        return new
+
     def _known(self, located: list[tuple[str, Row]]) -> list[Row]:
         # By identity, with the row beside it: as long as it is kept, no other object has its id.
         self._places.update((id(row), (where, row)) for where, row in located)
@@ -60,10 +66,13 @@ def collect_rows(
     `InputError` for a task that lacks what the schedule needs."""
     reader = RowReader(task, config.bad_rows) if reader is None else reader
     rows, held_out = all_rows(reader, config, args.seed)
-    if config.demonstration_rows is not None:
-        kept = config.demonstration_rows
-        rows = [row if i < kept else {**row, "completion": None} for i, row in enumerate(rows)]
     demonstrations = reader.load(config.demonstrations, "train") if config.demonstrations else []
+    check_needs(task, rows, demonstrations, args)
+    return rows, demonstrations, _with_answer(held_out[config.exam_split])
+
+
+def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SASRConfig) -> None:
+    """Raise `InputError` if the schedule needs demonstrations or answers that there are not."""
     if not rows:
         raise InputError("no training rows are left: give more data, or fewer exam_rows and validation_rows")
     uses_sft, uses_grpo = args.kinds_of_steps(args.build_schedule())
@@ -75,7 +84,6 @@ def collect_rows(
         raise InputError(
             f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"
         )
-    return rows, demonstrations, _with_answer(held_out[config.exam_split])
 
 
 def held_out_rows(reader: RowReader, config: TaskConfig, seed: int) -> list[Row]:
@@ -83,14 +91,25 @@ def held_out_rows(reader: RowReader, config: TaskConfig, seed: int) -> list[Row]
     return _with_answer(all_rows(reader, config, seed)[1][config.exam_split])
 
 
-def all_rows(reader: RowReader, config: TaskConfig, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
-    """(training rows, held-out rows by split), the rows without an answer among them."""
+def all_rows(
+    reader: RowReader, config: TaskConfig, seed: int, whole_exam: bool = False
+) -> tuple[list[Row], dict[str, list[Row]]]:
+    """(training rows, held-out rows by split), the rows without an answer among them. With `whole_exam` the test rows
+    are all those of `exam_data`, if it is given, instead of `exam_rows` different ones."""
+    test = None
+    if config.exam_data is not None:
+        test = reader.load(config.exam_data, "test")
+        test = test if whole_exam else hold_out(test, config.exam_rows)[1]
     if config.data is None and reader.task.generates:
-        rows, held_out = _generated(reader, config, seed)
+        rows, held_out = _generated(reader, config, seed, test)
     else:
-        rows = reader.load(config.data, "train")
-        rows, held_out = _split(rows, config, None if config.exam_data is None else _exam_rows(reader, config))
-    return rows if config.train_rows is None else rows[: config.train_rows], held_out
+        rows, held_out = _split(reader.load(config.data, "train"), config, test)
+    if config.train_rows is not None:
+        rows = rows[: config.train_rows]
+    if config.demonstration_rows is not None:
+        kept = config.demonstration_rows
+        rows = [row if i < kept else reader.changed(row, completion=None) for i, row in enumerate(rows)]
+    return rows, held_out
 
 
 def seen_in(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
@@ -103,18 +122,16 @@ def _with_answer(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.get("answer") is not None]
 
 
-def _generated(reader: RowReader, config: TaskConfig, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
+def _generated(
+    reader: RowReader, config: TaskConfig, seed: int, test: list[Row] | None
+) -> tuple[list[Row], dict[str, list[Row]]]:
     rows = reader.generate(config.train_rows, seed, "train")
-    if config.exam_data is not None:
-        return _split(rows, config, _exam_rows(reader, config))
+    if test is not None:
+        return _split(rows, config, test)
     count = config.exam_rows + config.validation_rows
     held_out = reader.generate(count, seed, "test") if count else []
     # The test rows come first: how many validation rows follow does not change them.
     return rows, {"test": held_out[: config.exam_rows], "validation": held_out[config.exam_rows :]}
-
-
-def _exam_rows(reader: RowReader, config: TaskConfig) -> list[Row]:
-    return hold_out(reader.load(config.exam_data, "test"), config.exam_rows)[1]
 
 
 def _split(rows: list[Row], config: TaskConfig, test: list[Row] | None) -> tuple[list[Row], dict[str, list[Row]]]:
