@@ -183,7 +183,7 @@ def test_questions_that_could_not_be_judged_have_not_failed():
     nan = math.nan
     rewards = torch.tensor([[nan] * 4, [0.0, nan, 0.0, 0.0], [0.0] * 4]).view(-1, 1)
     chosen, kept = selection.after_rollouts(Plan(), rewards, {"advantages": torch.ones(12)})
-    assert selection.failed_at == {1: 5, 2: 5} and selection.outcomes == [0.0, 0.0]
+    assert selection.failed_at == {1: 5, 2: 5} and selection.outcomes == [None, 0.0, 0.0]
     assert len(chosen.demonstrations) == 1 and kept.tolist() == [1.0] * 8 + [0.0] * 4
 
 

@@ -63,12 +63,16 @@ class RewardGuard:
         failed = torch.isinf(rewards).any(1, keepdim=True)
         return rewards.masked_fill(failed, math.nan)
 
-    def count(self, rewards: torch.Tensor) -> int:
-        """Count the failures among rewards of all ranks as the functions gave them, for a new generation of rollouts.
-        Raises `InputError`, on all ranks alike, where training is not to go on."""
+    def count(self, rewards: torch.Tensor, further: bool = False) -> int:
+        """Count the failures among rewards of all ranks as the functions gave them, for a new generation of rollouts,
+        or for `further` ones of the same step. Raises `InputError`, on all ranks alike, where training is not to go
+        on."""
         count, size = int(torch.isinf(rewards).any(1).sum()), len(rewards)
         reasons, self._reasons = list(dict.fromkeys(self._reasons)), []
-        self._fruitless = self._fruitless + 1 if count == size else 0
+        if count < size:
+            self._fruitless = 0
+        elif not further:
+            self._fruitless += 1
         if not count:
             return 0
         why = "; ".join(reasons[:3]) or "on another process"

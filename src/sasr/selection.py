@@ -68,14 +68,15 @@ class Selection:
         failed_at (`dict[int, int]`): Indices of the demonstrations of failed questions that wait, each with the step in
             which it failed last: the state.
         asked (`list[int]`): Rows asked in the current rollouts, one per group, in the global order.
-        outcomes (`list[float]`): Share of correct rollouts of each question of the last generation.
+        outcomes (`list[float | None]`): Share of correct rollouts, among those that could be judged, of each question
+            of the last generation; `None` where none could.
     """
 
     def __init__(self, trainer: SASRTrainer):
         self.trainer = trainer
         self.failed_at: dict[int, int] = {}
         self.asked: list[int] = []
-        self.outcomes: list[float] = []
+        self.outcomes: list[float | None] = []
         self._rewards: dict[int, torch.Tensor] = {}  # of demonstrations
 
     @property
@@ -161,7 +162,8 @@ class Selection:
         trainer = self.trainer
         for row, count, unknown in zip(self.asked, correct.tolist(), unjudged.tolist(), strict=True):
             if unknown == trainer.num_generations:
-                continue  # nothing is known of it
+                self.outcomes.append(None)
+                continue  # neither failed nor solved
             share = count / (trainer.num_generations - unknown)
             self.outcomes.append(share)
             if trainer.curriculum is not None:
