@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -202,6 +204,17 @@ def test_a_limit_leaves_nothing_behind():
     with within(30):
         pass
     assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_what_python_cannot_interrupt_ends_with_the_process():
+    """A loop in C that never looks for signals."""
+    code = (
+        "import collections, itertools\nfrom sasr.limits import within\n"
+        "with within(0.2):\n    collections.deque(itertools.count(), maxlen=0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Timeout" in done.stderr and 'File "<string>", line 4' in done.stderr
 
 
 # ---- tasks of the user's own ----
