@@ -69,7 +69,7 @@ def run(tmp_path, reward, **changes):
     reward.__name__ = "failing"
     trainer = toy.trainer(tmp_path, rewards=reward, **{**NO_WARMUP, "max_steps": 2, "reward_timeout": 0.3, **changes})
     said: list[str] = []
-    trainer.reward_guard.say = said.append
+    trainer.tell = said.append
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.train()
     moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))

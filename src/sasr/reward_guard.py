@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from trl.trainer.utils import is_async_callable
@@ -23,9 +22,6 @@ from trl.trainer.utils import is_async_callable
 from .errors import InputError
 from .limits import TooLate, within
 from .tasks.text import one_line
-
-if TYPE_CHECKING:
-    from .trainer import SASRTrainer
 
 CHOICES = ("count", "stop")
 # Generations in a row without one reward: training goes nowhere, however often it is said.
@@ -37,15 +33,12 @@ class RewardGuard:
     """Stands between a trainer and its reward functions.
 
     Args:
-        trainer ([`SASRTrainer`]): Whose `reward_failures` and `reward_timeout` apply.
-
-    Attributes:
-        say (`Callable[[str], None]`): Told each new reason of a failure, on the main process.
+        trainer ([`SASRTrainer`]): Whose `reward_failures` and `reward_timeout` apply. Its `tell` is told each new
+            reason of a failure, on the main process.
     """
 
-    def __init__(self, trainer: SASRTrainer):
+    def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.say: Callable[[str], None] = logging.getLogger("sasr").warning
         self._reasons: list[str] = []  # of the generation under way, on this rank
         self._said: set[str] = set()
         self._fruitless = 0
@@ -88,7 +81,7 @@ class RewardGuard:
         for reason in reasons:
             if reason not in self._said and self.trainer.is_world_process_zero():
                 self._said.add(reason)
-                self.say(f"note: a completion could not be judged and is left out ({reason})")
+                self.trainer.tell(f"note: a completion could not be judged and is left out ({reason})")
         return count
 
     def _guarded(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:

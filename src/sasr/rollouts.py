@@ -20,6 +20,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     _hints: list[Ids] | None = None
     _refilling = False
     _rewards_per_func: torch.Tensor
+    reward_funcs: list[Any]
     reward_guard: RewardGuard
 
     def stop_at_end_of_turn(self) -> None:
@@ -35,6 +36,11 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
             # By itself vLLM stops at the EOS of the model's directory alone.
             engine = self.vllm_generation
             engine.generation_kwargs = {"stop_token_ids": self.eos_token_ids, **engine.generation_kwargs}
+
+    def guard_rewards(self) -> None:
+        """Let no reward function end the training, or give a reward that is none (`sasr.reward_guard`)."""
+        self.reward_guard = RewardGuard(self)
+        self.reward_funcs = self.reward_guard.wrap(self.reward_funcs, self.reward_func_names)
 
     def hints_for_rollouts(self) -> list[Ids]:
         """Token ids that this rank's rollouts begin with, one list each, or an empty list for none at all."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
+
+from . import safeguards
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -33,10 +36,11 @@ def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
             metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.counts.items():
         metrics[f"sasr/{name}"] = [float(value)]
+    nll = None
     if tokens:
         nll, entropy = _sft_means(trainer)
         metrics["sasr/sft_loss"].append(nll)
-        if step < trainer.warmup.bound:
+        if step < trainer.warmup.bound and math.isfinite(nll):
             trainer.warmup.observe(step, nll)
             tracker.warmup_steps = trainer.warmup.bound
     if trainer.warmup.ends_at(step + 1):
@@ -46,6 +50,7 @@ def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
         _log_questions(trainer)
     elif tokens:
         tracker.observe_entropy(entropy)
+    safeguards.after_gradients(trainer, norm, nll)
 
 
 def _sft_means(trainer: SASRTrainer) -> tuple[float, float]:

@@ -12,6 +12,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,21 @@ from torch.utils.data import DataLoader
 from trl import GRPOTrainer
 from trl.trainer.utils import entropy_from_logits
 
-from . import checkpoints, learning_rates, norm_probe, recording, reference, spread, training_rows
+from . import (
+    checkpoints,
+    engine_checks,
+    learning_rates,
+    norm_probe,
+    recording,
+    reference,
+    safeguards,
+    spread,
+    training_rows,
+)
 from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
-from .reward_guard import RewardGuard
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
@@ -36,6 +46,7 @@ from .signals import SignalTracker
 from .step_metrics import finish_step
 from .streams import RowStream
 from .token_weights import TOKEN_WEIGHTS
+from .watch import Watch
 
 
 class SASRTrainer(ObservedGRPOTrainer):
@@ -61,7 +72,6 @@ class SASRTrainer(ObservedGRPOTrainer):
 
     _tag_names = ("trl", "sasr")
     log_completions: bool
-    reward_funcs: list[Any]
 
     def __init__(
         self,
@@ -81,7 +91,6 @@ class SASRTrainer(ObservedGRPOTrainer):
         if reward_funcs is None:
             reward_funcs = [_no_reward]
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
-        self.reward_guard = RewardGuard(self)
         self.stop_at_end_of_turn()
         self._collect_rows(demonstration_dataset)
         self.warmup = args.build_warmup()
@@ -90,6 +99,8 @@ class SASRTrainer(ObservedGRPOTrainer):
         )
         self.reference = reference.Reference(self)
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
+        self.watch = Watch()
+        self.tell: safeguards.Tell = logging.getLogger("sasr").warning  # of the watch; a live view takes it over
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
         self.selection = Selection(self)
@@ -98,7 +109,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
         self._fingerprint: dict[str, Any] | None = None
         self.budget = Budget(self)
-        self._check_engine()
+        engine_checks.check(self)
         recording.show_in_notebook(self)
 
     # ---- rows ----
@@ -116,21 +127,10 @@ class SASRTrainer(ObservedGRPOTrainer):
             raise InputError("there are GRPO steps but no row has an answer to verify: add answers, or use sft")
         if uses_grpo and self.reward_funcs == [_no_reward]:
             raise InputError("there are GRPO steps but no reward: pass reward_funcs, or use schedule sft")
-        self.reward_funcs = self.reward_guard.wrap(self.reward_funcs, self.reward_func_names)
+        self.guard_rewards()
         # The two streams must not be the same permutation, or SFT would follow the rollouts' questions.
         self.sft_stream = RowStream(len(self.demonstrations), args.seed + 1)
         self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset)
-
-    def _check_engine(self) -> None:
-        if self.args.sft_norm_every and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
-        if self.args.sft_norm_every and self.args.fp16:
-            # The loss scaler unscales gradients once between two steps of the optimizer.
-            raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
-        if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
-        if self.args.flat_groups != "keep" and (self._is_vlm or self.aux_loss_enabled):
-            raise InputError(f"flat_groups {self.args.flat_groups} is for dense text models: set it to keep")
 
     def get_train_dataloader(self) -> DataLoader:
         """A counter of micro-batches: the rows come from the streams, because which kind of rows a step needs is only
@@ -149,6 +149,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         for _ in range(num_batches):
             next(epoch_iterator, None)
         self.restore_running_loss()
+        safeguards.before_step(self)
         self.reference.before_step(self.state.global_step)
         norm_probe.before_step(self, num_batches)
         self.plan = self._decide()
@@ -160,6 +161,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _decide(self) -> StepPlan:
         step, waiting = self.state.global_step, self.selection.waiting_batches
         plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
+        plan = safeguards.adjusted(self, plan)
         if plan.demonstrations == "all":
             plan = replace(plan, demonstrations=self.args.sft_questions)
         if plan.demonstrations in TIED_TO_ROLLOUTS:
@@ -350,6 +352,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             "asked": self.selection.asked,
             "outcomes": self.selection.outcomes,
             "counts": self.counts,
+            "watch": self.watch.state_dict(),
             "budget": self.budget.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
@@ -379,6 +382,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.load_rows_state(state)
         # Checkpoints of earlier versions lack what has a default here.
         self.warmup.load_state_dict(state.get("warmup", {}))
+        self.watch.load_state_dict(state.get("watch", {}))
         self.tracker.load_state_dict(state["signals"])
         self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
         self.counts.update(state["counts"])

@@ -16,10 +16,10 @@ OVERRIDDEN = (
     "_generate", "_tokenize_prompts", "_generate_and_score_completions", "_calculate_rewards",
     # resumable.py: what a checkpoint holds and when it counts
     "train", "_get_output_dir", "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
+    "_load_from_checkpoint", "_load_rng_state",
 )  # fmt: skip
 CALLED = (
-    "_prepare_input", "_load_from_checkpoint",
-    "_generate_single_turn", "_get_per_token_logps_and_entropies",
+    "_prepare_input", "_generate_single_turn", "_get_per_token_logps_and_entropies",
 )  # fmt: skip
 # Set in `__init__`, so they cannot be checked on the class; the tests of equality with stock TRL fail without them.
 ATTRIBUTES = (

@@ -219,4 +219,3 @@ def serve(
             reply({"error": f"{type(error).__name__}: {error}"[:200]})
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-
