@@ -81,7 +81,7 @@ class RewardGuard:
         for reason in reasons:
             if reason not in self._said and self.trainer.is_world_process_zero():
                 self._said.add(reason)
-                self.trainer.tell(f"note: a completion could not be judged and is left out ({reason})")
+                self.trainer.tell(f"a completion could not be judged and is left out: {reason}")
         return count
 
     def _guarded(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
