@@ -75,7 +75,16 @@ def test_many_in_a_row_end_the_run(tmp_path):
 def test_a_run_that_diverges_ends_in_one_line(tmp_path, capsys):
     """For real: weights that a learning rate of 1e30 has thrown away."""
     flags = ["--train_rows", "50", "--exam_rows", "0", "--sft_warmup_steps", "20", "--max_steps", "20"]
-    rates = ["--sft_learning_rate", "1e30", "--lr_scheduler_type", "constant", "--save_steps", "1"]
+    rates = [
+        "--sft_learning_rate",
+        "1e30",
+        "--lr_scheduler_type",
+        "constant",
+        "--save_steps",
+        "1",
+        "--save_total_limit",
+        "9",
+    ]
     run = tmp_path / "run"
     assert sasr.cli.main(["train", *flags, *rates, "--output_dir", str(run)]) == 1
     out, errors = capsys.readouterr()
