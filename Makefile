@@ -1,11 +1,12 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-vllm lint audit docs model clean
+.PHONY: help install demo test test-faults test-deepspeed test-vllm lint audit docs model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
+DEEPSPEED := .deepspeed
 AUDIT_VENV := .venv-audit
 # One thread for each process: on a few shared cores more threads wait for each other.
 export OMP_NUM_THREADS ?= 1
@@ -31,6 +32,9 @@ test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
 test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that nothing is lost; ARGS goes to pytest
 	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS) tests/faults
 
+test-deepspeed: $(DEEPSPEED)/.installed  ## Run the tests that need DeepSpeed, installed into .deepspeed; ARGS goes to pytest
+	@PYTHONPATH=$(abspath $(DEEPSPEED)) $(BIN)/python -m pytest -p no:xdist -m deepspeed $(ARGS) tests/test_deepspeed.py
+
 test-vllm: $(VLLM_VENV)/.installed  ## Run the tests that need vLLM, in .venv-vllm (4 GB); ARGS goes to pytest
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) tests/test_vllm*.py
 
@@ -49,7 +53,7 @@ model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models
 	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
 
 clean:  ## Remove the virtual environments, build products and caches; runs/ and models/ stay
-	rm -rf $(VENV) $(VLLM_VENV) $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(DEEPSPEED) $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Makes the virtual environment $(1) unless it is there.
@@ -91,4 +95,11 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 $(AUDIT_VENV)/.installed:
 	@$(call environment,$(AUDIT_VENV))
 	@$(AUDIT_VENV)/bin/python -m pip install -qq --disable-pip-version-check 'pip-audit>=2.7,<3'
+	@touch $@
+
+# A folder beside .venv, not in it: accelerate and transformers look for deepspeed, and import it, wherever they find it.
+$(DEEPSPEED)/.installed: $(STAMP) constraints-deepspeed.txt
+	@echo "Installing DeepSpeed"
+	@DS_BUILD_OPS=0 $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --upgrade \
+	  --target $(DEEPSPEED) -r constraints-deepspeed.txt
 	@touch $@

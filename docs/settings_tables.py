@@ -27,8 +27,9 @@ GROUPS = {
         "gradient_checkpointing"
     ),
     "Rows, rewards, budgets, logging": (
-        "reward_columns reward_failures reward_timeout max_prompt_length max_seconds max_rollout_tokens logging_steps"
+        "reward_columns max_prompt_length max_seconds max_rollout_tokens logging_steps"
     ),
+    "When something goes wrong": "max_skipped_steps on_collapse reward_failures reward_timeout",
     "Task and data": "task task_options data bad_rows demonstrations train_rows demonstration_rows",
     "Exams": "exam_rows exam_samples exam_at exam_every exam_data validation_rows exam_split",
 }

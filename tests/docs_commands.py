@@ -127,7 +127,7 @@ def _sasr(words: list[str]) -> None:
 
 
 def _train(argv: list[str]) -> None:
-    argv, _, defaults = sasr.cli._resume(argv)
+    argv, _, defaults, _ = sasr.cli._resume(argv)
     settings = parse(["--output_dir", "unused", *argv], defaults)
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
