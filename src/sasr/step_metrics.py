@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
+from .norm_probe import as_float
+from .sft_loss import measured
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
 
 
-def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
-    """Take the signals of the step and log them; `norm` is the global gradient norm before clipping."""
+def finish_step(trainer: SASRTrainer, norm: Any) -> None:
+    """Take the signals of the step and log them; `norm` is the global gradient norm before clipping, as transformers
+    returns it."""
     plan, step = trainer.plan, trainer.state.global_step
     micro_batches = trainer.current_gradient_accumulation_steps
     metrics = trainer._metrics["train"]
     tracker, tokens = trainer.tracker, trainer.chosen.tokens
     if plan.kind == "sft":
-        tracker.observe_sft_norm(step, norm)
+        tracker.observe_sft_norm(step, as_float(norm))
     if plan.grpo_weight and trainer.beta:
         tracker.observe_divergence(_mean(metrics["kl"][-micro_batches:]))
     # A step of both may have found no demonstration to study.
@@ -31,10 +33,13 @@ def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
         value = getattr(tracker, name)
         if value is not None:
             metrics[f"sasr/{name}"].append(value)
+    for name, value in trainer.work.finish_step().items():
+        metrics[f"sasr/{name}"].append(value)
+    metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL has it on steps with rollouts only
     for name, value in trainer.counts.items():
         metrics[f"sasr/{name}"] = [float(value)]
     if tokens:
-        nll, entropy = _sft_means(trainer)
+        nll, entropy = measured(trainer)
         metrics["sasr/sft_loss"].append(nll)
         if step < trainer.warmup.bound:
             trainer.warmup.observe(step, nll)
@@ -46,16 +51,6 @@ def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
         _log_questions(trainer)
     elif tokens:
         tracker.observe_entropy(entropy)
-
-
-def _sft_means(trainer: SASRTrainer) -> tuple[float, float]:
-    """Negative log-likelihood and entropy, nats per completion token of the global batch."""
-    sums = torch.tensor(trainer.sft_sums, dtype=torch.float64).to(trainer.accelerator.device, torch.float32)
-    if trainer.args.world_size > 1:
-        sums = trainer.accelerator.reduce(sums, reduction="sum")
-    trainer.sft_sums = [0.0, 0.0]
-    nll, entropy = (sums / trainer.chosen.tokens).tolist()
-    return nll, entropy
 
 
 def _log_questions(trainer: SASRTrainer) -> None:
