@@ -204,7 +204,8 @@ def take_turns(
     rounds = 0
     while not all(lane.done for lane in lanes):
         for lane in lanes if rounds % 2 else reversed(lanes):
-            lane.turn(counted=rounds > skipped)  # round 0 is what comes before the first step
+            if not lane.done:
+                lane.turn(counted=rounds > skipped)  # round 0 is what comes before the first step
         rounds += 1
     return {lane.name: lane.steps for lane in lanes}, {lane.name: lane.trainer for lane in lanes}
 

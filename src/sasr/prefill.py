@@ -25,11 +25,11 @@ _COPIED = (DynamicLayer, DynamicSlidingWindowLayer)
 
 def applies(trainer: ObservedGRPOTrainer, multimodal: bool) -> bool:
     """Whether rollouts are made by `generate`, of text, by a model that each process holds whole."""
-    engines = trainer.use_vllm or trainer.use_transformers_continuous_batching
+    if trainer.use_vllm or trainer.use_transformers_continuous_batching or multimodal or trainer._is_vlm:
+        return False
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     config = trainer.generation_config
-    plain = not engines and config.cache_implementation is None and config.use_cache is not False
-    return plain and not sharded and not multimodal and not trainer._is_vlm
+    return not sharded and config.cache_implementation is None and config.use_cache is not False
 
 
 @contextmanager
