@@ -90,7 +90,7 @@ def main() -> None:
             for part, (wall, cpu) in shares.items()
         ]
     show(
-        f"schedule sasr, {setting.model}, probes every {EVERY} steps: shares of all steps after the warm-up",
+        f"schedule sasr, {setting.name}, probes every {EVERY} steps: shares of all steps after the warm-up",
         ("run: part", "of wall time", "of CPU time", "per step"),
         rows,
         f"steps that are SFT: {trainers['no probe'].counts['sft_steps'] - WARMUP} of {setting.steps - WARMUP}",

@@ -46,7 +46,7 @@ def main() -> None:
     differences = {name: largest_difference(trainers[name], trainers[PEER]) for name in (OURS, SKIPPING)}
     seconds = sorted(step.wall for step in steps[PEER])[len(steps[PEER]) // 2]
     show(
-        f"GRPO step, {setting.model}, {setting.rollouts} rollouts of at most {setting.length} tokens",
+        f"GRPO step, {setting.name}, {setting.rollouts} rollouts of at most {setting.length} tokens",
         ("ratio", *SPREAD),
         rows,
         f"a step of {PEER}: {seconds:.3f} s (median)",

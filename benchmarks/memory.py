@@ -81,7 +81,7 @@ def main() -> None:
     peers = max(max(p for p, _ in found[name]) for name in RUNS if name.startswith("TRL"))
     ratio = Spread.of([p / peers for p, _ in found[RUNS[0]]] * 2)
     show(
-        f"peak memory in MiB, {setting.model}", ("run", *SPREAD[:2], "above the model loaded", "runs"), rows,
+        f"peak memory in MiB, {setting.name}", ("run", *SPREAD[:2], "above the model loaded", "runs"), rows,
         f"{RUNS[0]} / the larger of both peers: {ratio.median:.3f}",
     )  # fmt: skip
     save(options, {"peaks": found})

@@ -23,6 +23,12 @@ PHASES = ("generation", "forward", "backward", "optimizer", "rest")
 DTYPE = torch.bfloat16 if CUDA else torch.float32
 
 
+def clock() -> float:
+    """Seconds. On a CPU those that the process had it, so that other work on the machine does not count; with several
+    threads they count several times, in the rates too."""
+    return now()[0 if CUDA else 1]
+
+
 class Phased(SASRTrainer):
     """Times its phases, step by step."""
 
@@ -39,9 +45,9 @@ class Phased(SASRTrainer):
 
     @contextmanager
     def phase(self, name: str):
-        started = now()[0]
+        started = clock()
         yield
-        self.times[self.state.global_step][name] += now()[0] - started
+        self.times[self.state.global_step][name] += clock() - started
 
     def create_optimizer(self, *args: Any):
         optimizer = super().create_optimizer(*args)
@@ -65,14 +71,14 @@ class Phased(SASRTrainer):
             return super().compute_loss(*args, **options)
 
 
-class Clock(TrainerCallback):
+class Marks(TrainerCallback):
     """From step to step, with what comes before a step in the step."""
 
     def __init__(self):
-        self.marks: list[float] = []
+        self.times: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.marks.append(now()[0])
+        self.times.append(clock())
 
 
 def rates() -> tuple[float, float]:
@@ -85,9 +91,9 @@ def rates() -> tuple[float, float]:
     def best(act: Any) -> float:
         taken = []
         for _ in range(10):
-            started = now()[0]
+            started = clock()
             act()
-            taken.append(now()[0] - started)
+            taken.append(clock() - started)
         return min(taken)
 
     return 2 * size**3 / best(lambda: a @ b), 2 * source.nbytes / best(lambda: target.copy_(source))
@@ -125,13 +131,14 @@ def main() -> None:
         args = SASRConfig(schedule=schedule, **sizes, **setting.grpo_values())
         more = {"train_dataset": setting.dataset(), "processing_class": tokenizer}
         trainer = Phased(model=model, reward_funcs=task.reward_funcs(), args=args, **more)
-        clock = Clock()
-        without_printing(trainer).add_callback(clock)
+        marks = Marks()
+        without_printing(trainer).add_callback(marks)
         trainer.train()
         kept = range(setting.skipped, setting.steps)
         taken = {name: median(trainer.times[i][name] for i in kept) for name in PHASES[:-1]}
-        whole = median(clock.marks[i] - clock.marks[i - 1] for i in kept)
-        taken["rest"] = whole - sum(taken.values())
+        wholes = {i: marks.times[i] - marks.times[i - 1] for i in kept}
+        taken["rest"] = median(wholes[i] - sum(trainer.times[i].values()) for i in kept)
+        whole = median(wholes.values())
         tokens = median(e["sasr/tokens"] for e in trainer.state.log_history[setting.skipped : setting.steps])
         least = floors(trainer, schedule, tokens, speed)
         for name in PHASES:
@@ -146,7 +153,7 @@ def main() -> None:
         found[schedule] = {"seconds": {**taken, "step": whole}, "floors": least, "tokens": tokens}
         rows.append([f"{schedule}: tokens per second", f"{tokens / whole:.0f}", "", "", ""])
     show(
-        f"phases of a step, {setting.model}, medians of {setting.steps - setting.skipped} steps",
+        f"phases of a step, {setting.name}, medians of {setting.steps - setting.skipped} steps",
         ("phase", "time", "share", "floor", "time / floor"), rows,
         f"rates: {speed[0] / 1e9:.0f} GFLOP/s in {str(DTYPE).removeprefix('torch.')}, copy {speed[1] / 1e9:.1f} GB/s",
     )  # fmt: skip

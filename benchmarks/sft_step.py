@@ -59,7 +59,7 @@ def main() -> None:
     lengths = [len(d.prompt_ids) + len(d.completion_ids) for d in studied]
     seconds = sorted(step.wall for step in steps[PEER])[len(steps[PEER]) // 2]
     show(
-        f"SFT step, {setting.model}, {accumulation} x {setting.demonstrations} demonstrations",
+        f"SFT step, {setting.name}, {accumulation} x {setting.demonstrations} demonstrations",
         ("ratio", *SPREAD),
         [[f"{OURS} / {PEER}, {clock} time", *spread.cells()] for clock, spread in found.items()],
         f"a step of {PEER}: {seconds:.3f} s (median); demonstrations of {min(lengths)} to {max(lengths)} tokens",

@@ -84,6 +84,11 @@ class Setting:
             model.load_state_dict(self.weights)
         return model, tokenizer
 
+    @property
+    def name(self) -> str:
+        """The model's, without the folder that it is in."""
+        return Path(self.model).name
+
     def dataset(self) -> Dataset:
         return Dataset.from_list(self.rows)
 
@@ -307,4 +312,6 @@ def save(options: argparse.Namespace, what: dict[str, Any]) -> None:
     """Write every measurement, with the options and the hardware, if a file is given."""
     if options.json is not None:
         given = {key: value for key, value in vars(options).items() if key != "json"}
+        if "model" in given:
+            given["model"] = Path(given["model"]).name  # results are published: no folders of this machine
         options.json.write_text(json.dumps({"options": given, "hardware": hardware(), **what}, indent=1) + "\n")
