@@ -35,7 +35,8 @@ def train(name: str, setting: Setting) -> None:
     if name.startswith("SASR"):
         schedule = name.rpartition(" ")[2]
         own = {"per_device_sft_batch_size": setting.demonstrations, "sft_learning_rate": COMMON["learning_rate"]}
-        warmup = {"sft_warmup_steps": 2} if schedule == "sasr" else {}
+        # One step of SFT, then GRPO: a few steps must have both.
+        warmup = {"sft_warmup_steps": 1, "gamma": 1000.0} if schedule == "sasr" else {}
         args = SASRConfig(schedule=schedule, **own, **warmup, **values)
         trainer = SASRTrainer(model, rewards, args, rows, processing_class=tokenizer)
     elif "GRPO" in name:

@@ -35,12 +35,12 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
             metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.work.finish_step().items():
         metrics[f"sasr/{name}"].append(value)
-    metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL has it on steps with rollouts only
     for name, value in trainer.counts.items():
         metrics[f"sasr/{name}"] = [float(value)]
     if tokens:
         nll, entropy = measured(trainer)
         metrics["sasr/sft_loss"].append(nll)
+        metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
         if step < trainer.warmup.bound:
             trainer.warmup.observe(step, nll)
             tracker.warmup_steps = trainer.warmup.bound

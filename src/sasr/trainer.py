@@ -12,6 +12,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         size, rank = len(repeated) // self.args.world_size, self.args.process_index
         own = repeated[rank * size : (rank + 1) * size]
         rows = {row: self.train_dataset[row] for row in dict.fromkeys(own)}  # decoding a row from Arrow is slow
-        return [dict(rows[row]) for row in own]
+        return [copy.deepcopy(rows[row]) for row in own]
 
     def further_rollouts(self, groups: int) -> dict[str, Any]:
         self.selection.asked = self.take_questions(groups * self.args.world_size)
@@ -304,8 +305,9 @@ class SASRTrainer(ObservedGRPOTrainer):
     # ---- logging ----
 
     def log(self, logs, start_time=None):
-        if self._metrics["train"].get("sasr/tokens") and self.model.training:
-            logs["sasr/tokens_per_second"] = self.work.tokens_per_second()
+        rate = self.work.tokens_per_second() if self._metrics["train"].get("sasr/tokens") else None
+        if rate is not None:
+            logs["sasr/tokens_per_second"] = rate
         # Without new rollouts TRL would write an old or empty table of completions.
         keep = self.log_completions
         self.log_completions = keep and self.plan.grpo_weight > 0

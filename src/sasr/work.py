@@ -30,8 +30,8 @@ class Work:
         if head is not None and head.weight is looked_up:
             looked_up = None
         weights = [p for p in model.parameters() if p is not looked_up]
-        self.weights = sum(p.numel() for p in weights)
-        self.trained_weights = sum(p.numel() for p in weights if p.requires_grad)
+        self.weights = sum(map(_size, weights))
+        self.trained_weights = sum(_size(p) for p in weights if p.requires_grad)
         self._micro_batches = micro_batches
         self._rollout_tokens = 0.0  # of one micro-batch of the rollouts under way, the mean: the state
         self._trained = self._flops = 0.0  # of the step under way
@@ -91,3 +91,8 @@ class Work:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of a checkpoint; earlier versions had none."""
         self._rollout_tokens = state.get("rollout_tokens", 0.0)
+
+
+def _size(parameter: Any) -> int:
+    # DeepSpeed's stage 3 leaves an empty tensor with a note of what it was.
+    return getattr(parameter, "ds_numel", None) or parameter.numel()
