@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -79,11 +80,11 @@ def main() -> None:
         spread = Spread.of([p / 2**20 for p, _ in peaks] * (1 if len(peaks) > 1 else 2))
         above = Spread.of([(p - before) / 2**20 for p, before in peaks] * (1 if len(peaks) > 1 else 2))
         rows.append([name, *spread.cells(".0f")[:2], f"{above.median:.0f}", str(len(peaks))])
-    peers = max(max(p for p, _ in found[name]) for name in RUNS if name.startswith("TRL"))
-    ratio = Spread.of([p / peers for p, _ in found[RUNS[0]]] * 2)
+    middle = {name: median(p for p, _ in peaks) for name, peaks in found.items()}
+    ratio = middle[RUNS[0]] / max(middle[name] for name in RUNS if name.startswith("TRL"))
     show(
         f"peak memory in MiB, {setting.name}", ("run", *SPREAD[:2], "above the model loaded", "runs"), rows,
-        f"{RUNS[0]} / the larger of both peers: {ratio.median:.3f}",
+        f"{RUNS[0]} / the larger of both peers: {ratio:.3f}",
     )  # fmt: skip
     save(options, {"peaks": found})
 
