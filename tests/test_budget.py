@@ -12,9 +12,9 @@ import toy
 from sasr import InputError, SASRConfig, checkpoints
 from sasr.callbacks import RunCallback
 from sasr.schedules import Cosine
-from test_cli_run import LAST, command, finish, metrics, resume_command, start
 from test_distributed import run_script
 from test_resume import assert_same, outcome
+from whole_runs import LAST, command, finish, metrics, resume_command, start
 
 CONSTANT = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 100}
 
@@ -78,9 +78,7 @@ def test_an_exam_costs_nothing(tmp_path, monkeypatch):
         taken.append((label, trainer.state.global_step))
         sasr.budget.time.now += 1000.0
 
-    exams = SimpleNamespace(
-        take=take, task=SimpleNamespace(name="sums"), trackers=SimpleNamespace(begin=lambda: None)
-    )
+    exams = SimpleNamespace(take=take, task=SimpleNamespace(name="sums"), trackers=SimpleNamespace(begin=lambda: None))
     run.add_callback(RunCallback(run, exams, SimpleNamespace(signal=None), tmp_path, None))
     run.train()
     named = [found for found in taken if found[0]]

@@ -1,10 +1,8 @@
-"""Wrong input ends with one line that names it, status 2, and before any model is loaded."""
+"""Wrong input ends with one line that names it, status 2, and before a model is loaded: flags, recipes, directories."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,51 +10,9 @@ from pathlib import Path
 import pytest
 
 import sasr.cli
-import sasr.run
+from refusals import JSONL, SMALL, checked
 
-SMALL = [
-    *("--output_dir", "run", "--train_rows", "40", "--exam_rows", "0", "--max_steps", "4", "--sft_warmup_steps", "2"),
-    *("--per_device_train_batch_size", "8", "--per_device_sft_batch_size", "4", "--save_steps", "2"),
-]
-ROW = json.dumps({"prompt": "1+1=", "completion": "2", "answer": "2"}) + "\n"
-JSONL = ["--task", "jsonl", "--model_name_or_path", "tiny-llama"]
-
-
-@pytest.fixture(autouse=True)
-def clean(tmp_path, monkeypatch):
-    """An empty directory to work in, and no network."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "error" if name == "TRANSFORMERS_VERBOSITY" else "true"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def error(monkeypatch, capsys):
-    """`error(*flags)`: the message with which `sasr train` refuses them, after checking its form."""
-
-    def refused(*flags: str) -> str:
-        def loaded(*args, **kwargs):
-            raise AssertionError("the model was loaded before the error was found")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(sasr.run, "load_model", loaded)
-            status = sasr.cli.main(["train", *flags])
-        out, err = capsys.readouterr()
-        return checked(status, out, err)
-
-    return refused
-
-
-def checked(status: int, out: str, err: str) -> str:
-    assert status == 2, (status, out, err)
-    assert err.startswith("sasr: error: ") and err.endswith("\n") and err.count("\n") == 1, err
-    assert "Traceback" not in err + out and out == "", out
-    message = err.removeprefix("sasr: error: ").strip()
-    assert len(message) < 400, "one line that can be read"
-    return message
+pytestmark = pytest.mark.usefixtures("clean")
 
 
 FLAGS = {
@@ -223,90 +179,6 @@ def test_recipe_without_a_model(error):
     assert "no model" in message and "model_name_or_path" in message
 
 
-DATA = {
-    "empty": ("", [], ["rows.jsonl", "no records"]),
-    "blank-lines": ("\n\n", [], ["rows.jsonl", "no records"]),
-    "bad-json": (ROW + "\n" + "{'prompt': 1}\n", [], ["rows.jsonl:3", "invalid JSON"]),
-    "not-an-object": (ROW + "[1, 2]\n", [], ["rows.jsonl:2", "not a JSON object"]),
-    "no-prompt": (ROW + '{"question": "x"}\n', [], ["rows.jsonl:2", "no field 'prompt'", "question"]),
-    "no-demonstrations": (
-        '{"prompt": "1+1=", "answer": "2"}\n' * 4,
-        [],
-        ["no demonstrations", "SFT steps", "add completions"],
-    ),
-    "no-demonstrations-at-all": (
-        '{"prompt": "1+1=", "answer": "2"}\n' * 4,
-        ["--schedule", "sft"],
-        ["no demonstrations", "add completions"],
-    ),
-    "no-answers": ('{"prompt": "1+1=", "completion": "2"}\n' * 4, [], ["no answers", "GRPO steps", "add answers"]),
-    "no-answers-grpo": (
-        '{"prompt": "1+1=", "completion": "2"}\n' * 4,
-        ["--schedule", "grpo", "--sft_warmup_steps", "0"],
-        ["no answers", "add answers"],
-    ),
-    "all-held-out": (ROW * 4, ["--exam_rows", "4"], ["no training rows are left", "exam_rows"]),
-}
-
-
-@pytest.fixture
-def words(tmp_path):
-    """A tokenizer in a directory with a stand-in for weights: JSONL rows do not come with a vocabulary."""
-    import toy
-
-    toy.model().save_pretrained(tmp_path / "lm")
-    toy.tokenizer().save_pretrained(tmp_path / "lm")
-    return ["--task", "jsonl", "--model_name_or_path", "lm", "--data", "rows.jsonl"]
-
-
-@pytest.mark.parametrize("name", DATA)
-def test_data(error, words, name):
-    text, flags, fragments = DATA[name]
-    Path("rows.jsonl").write_text(text)
-    message = error(*SMALL, *words, *flags)
-    assert [f for f in fragments if f not in message] == [], message
-
-
-def test_demonstrations_without_a_solution(error, words):
-    Path("rows.jsonl").write_text(ROW * 4)
-    Path("demos.jsonl").write_text('{"prompt": "1+1="}\n')
-    message = error(*SMALL, *words, "--demonstrations", "demos.jsonl")
-    assert "no demonstrations" in message
-
-
-def test_long_prompt_names_the_row(error, words):
-    Path("rows.jsonl").write_text(ROW + json.dumps({"prompt": "9+8=" * 20, "completion": "1", "answer": "1"}) + "\n")
-    message = error(*SMALL, *words, "--max_prompt_length", "40")
-    assert "80 tokens" in message and "max_prompt_length (40)" in message and "9+8=9+8=" in message
-
-
-def test_conversations_without_a_chat_template(error, words):
-    row = {"prompt": [{"role": "user", "content": "1+1="}], "completion": "2", "answer": "2"}
-    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
-    assert "no chat template" in error(*SMALL, *words)
-
-
-def test_tiny_model_needs_a_vocabulary(error):
-    Path("rows.jsonl").write_text(ROW * 4)
-    message = error(*SMALL, *JSONL, "--data", "rows.jsonl")
-    assert "tiny-llama" in message and "not of jsonl" in message
-
-
-def test_model_directory_without_weights(error, words):
-    Path("rows.jsonl").write_text(ROW * 4)
-    Path("lm/model.safetensors").unlink()
-    assert "no weights (model.safetensors)" in error(*SMALL, *words)
-    Path("lm/config.json").unlink()
-    assert "no config.json" in error(*SMALL, *words)
-
-
-def test_model_with_damaged_weights(error, words):
-    Path("rows.jsonl").write_text(ROW * 4)
-    whole = Path("lm/model.safetensors").read_bytes()
-    Path("lm/model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "model.safetensors is damaged" in error(*SMALL, *words)
-
-
 def test_output_directory(error):
     Path("run").mkdir()
     Path("run/notes.txt").write_text("mine")
@@ -337,125 +209,6 @@ def test_matched_run_without_hybrid_steps(error):
     Path("other").mkdir()
     Path("other/metrics.jsonl").write_text('{"step": 1, "phase": "warm-up", "kind": "sft", "p_sft": 1.0}\n')
     assert "other has no steps after its warm-up" in error(*SMALL, "--schedule", "random", "--match_run", "other")
-
-
-# ---- resuming ----
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run with checkpoints at steps 2 and 4."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory.parent)
-        assert sasr.cli.main(["train", *SMALL, "--output_dir", "run"]) == 0
-    return directory
-
-
-@pytest.fixture(scope="module")
-def finished_lora(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("finished_lora") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory.parent)
-        lora = ["--use_peft", "true", "--lora_r", "2", "--lora_target_modules", "all-linear"]
-        assert sasr.cli.main(["train", *SMALL, "--output_dir", "run", *lora]) == 0
-    return directory
-
-
-@pytest.fixture
-def lora_run(finished_lora):
-    copy = Path(shutil.copytree(finished_lora, "run"))
-    shutil.rmtree(copy / "checkpoint-4")
-    return copy
-
-
-@pytest.fixture
-def run(finished):
-    return Path(shutil.copytree(finished, "run"))
-
-
-RESUME = ["--output_dir", "run", "--resume_from_checkpoint"]
-
-
-def test_finished_directory_suggests_to_resume(error, run):
-    message = error(*SMALL)
-    assert "run is not empty" in message and "--resume_from_checkpoint" in message
-
-
-@pytest.mark.parametrize(
-    ("flags", "fragment"),
-    [
-        (["--gamma", "2"], "gamma: 1.0 then, 2.0 now"),
-        (["--max_steps", "3"], "max_steps: 4 then, 3 now"),
-        (["--seed", "7"], "seed: 42 then, 7 now"),
-        (["--lr_scheduler_type", "linear"], "lr_scheduler_type: constant then, linear now"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_checkpoint_of_another_config(error, run, flags, fragment):
-    message = error(*RESUME, *flags)
-    assert "run/checkpoint-4 belongs to another run" in message and fragment in message
-
-
-def test_checkpoint_of_another_world_size(error, run):
-    path = run / "checkpoint-4" / "sasr_state.json"
-    state = json.loads(path.read_text())
-    state["fingerprint"]["world_size"] = 2
-    path.write_text(json.dumps(state))
-    assert "world_size: 2 then, 1 now" in error(*RESUME)
-
-
-@pytest.mark.parametrize(
-    ("flags", "fragment"),
-    [
-        (["--lora_alpha", "64"], "adapter lora_alpha: 32 then, 64 now"),
-        (["--lora_r", "4"], "parameters: "),
-        (["--dtype", "bfloat16"], "dtype: torch.float32 then, torch.bfloat16 now"),
-        (["--train_rows", "30"], "data: "),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_checkpoint_of_another_model_or_data(lora_run, capsys, flags, fragment):
-    """What only the loaded model shows is still one line, before the first step."""
-    before = (lora_run / "metrics.jsonl").read_text()
-    status = sasr.cli.main(["train", *RESUME, *flags])
-    out, err = capsys.readouterr()
-    assert fragment in checked(status, "", err) and "Traceback" not in out
-    assert (lora_run / "metrics.jsonl").read_text() == before
-
-
-def test_directory_that_is_no_checkpoint(error, run):
-    message = error("--resume_from_checkpoint", "run/initial_model", "--output_dir", "run")
-    assert "is not a checkpoint of sasr" in message and "sasr_state.json" in message
-    (run / "checkpoint-4" / "sasr_state.json").write_text("{")
-    message = error("--resume_from_checkpoint", "run/checkpoint-4")
-    assert "cannot be read" in message and "earlier checkpoint" in message
-
-
-def test_damaged_checkpoint(error, run):
-    for name in ("model.safetensors", "optimizer.pt", "sasr_tensors_0.pt", "trainer_state.json", "rng_state.pth"):
-        checkpoint = shutil.copytree(run / "checkpoint-4", run / "checkpoint-5")
-        (checkpoint / name).unlink()
-        message = error(*RESUME)
-        assert "run/checkpoint-5" in message and name in message and "earlier checkpoint" in message
-        shutil.rmtree(checkpoint)
-
-
-def test_resumed_run_whose_config_is_broken(error, run):
-    (run / "config.yaml").write_text("gamma: [\n")
-    message = error(*RESUME)
-    assert "run/config.yaml" in message and "not valid YAML" in message
-    (run / "config.yaml").write_text("gama: 1\n")
-    assert "unknown setting 'gama'" in error(*RESUME)
-
-
-def test_output_directory_of_a_resumed_run_is_a_file(error, run):
-    Path("file").write_text("")
-    message = error("--resume_from_checkpoint", "run/checkpoint-4", "--output_dir", "file")
-    assert "output_dir file cannot be written" in message
-
-
-# ---- as a user sees it ----
 
 
 @pytest.mark.parametrize("flags", [["--gamma", "0"], [*JSONL, "--data", "rows.jsonl"]], ids=["flag", "data"])

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 import sasr.cli
+from refusals import JSONL, ROW, checked
 from sasr.compare import runner
 from sasr.parsing import RECIPES, read_recipe
-from test_cli_errors import JSONL, checked, clean  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("clean")
 SMALL = ["--output_dir", "out", "--train_rows", "40", "--exam_rows", "4", "--sft_warmup_steps", "2"]
 STEPS = [*SMALL, "--budget", "steps=4"]
 
@@ -162,8 +163,6 @@ def test_a_method_that_is_there_twice(error):
 
 
 def test_other_data_is_another_exam(error):
-    from test_cli_errors import ROW
-
     for name in ("a", "b"):
         lines = [ROW.replace("1+1=", f"{name}{i}+1=") for i in range(40)]
         Path(f"{name}.jsonl").write_text("".join(lines))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints
+from sasr.errors import RunFailed
 from sasr.parsing import RECIPES, parse
 from sasr.run import config_text
 from sasr.schedules import SCHEDULES, ChordMu, Hpt, Luffy, Random, Sasr, Static, Uft
@@ -214,3 +216,52 @@ def test_last_checkpoint_is_the_newest_whole_one(tmp_path):
             (tmp_path / f"checkpoint-{step}" / checkpoints.STATE_FILE).write_text("{}")
     assert checkpoints.last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
     assert checkpoints.last_checkpoint(tmp_path / "nothing") is None
+
+
+def published(run: Path, step: int) -> Path:
+    staged = run / checkpoints.STAGING / f"checkpoint-{step}"
+    staged.mkdir(parents=True)
+    (staged / "weights").write_bytes(bytes(range(256)) * step)
+    (staged / checkpoints.STATE_FILE).write_text("{}")
+    checkpoints.publish(staged, run / staged.name)
+    return run / staged.name
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda file: file.unlink(), "missing"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "cut short"),
+        (lambda file: file.write_bytes(file.read_bytes() + b"0"), "longer than it was"),
+        (lambda file: file.write_bytes(b"1" + file.read_bytes()[1:]), "damaged (its checksum is another)"),
+    ],
+    ids=["missing", "short", "long", "flipped"],
+)
+def test_newest_whole_checkpoint(tmp_path, change, problem):
+    old, new = published(tmp_path, 2), published(tmp_path, 10)
+    said: list[str] = []
+    assert checkpoints.newest_whole(tmp_path, said.append) == new and said == []
+    change(new / "weights")
+    assert checkpoints.newest_whole(tmp_path, said.append) == old
+    assert said == [f"checkpoint-10 is passed over: {new / 'weights'} is {problem}"]
+    change(old / "weights")
+    with pytest.raises(InputError, match=r"^no checkpoint of .* is whole; .*checkpoint-2/weights is"):
+        checkpoints.newest_whole(tmp_path, said.append)
+    assert checkpoints.newest_whole(tmp_path / "nothing", said.append) is None
+
+
+def test_checkpoints_of_earlier_versions_are_whole_by_size(tmp_path):
+    (checkpoint := published(tmp_path, 2)).joinpath(checkpoints.MANIFEST).write_text('{"weights": 512}')
+    checkpoints.check_whole(checkpoint)
+    (checkpoint / "weights").write_bytes(b"")
+    with pytest.raises(InputError, match="cut short"):
+        checkpoints.check_whole(checkpoint)
+
+
+def test_what_fails_to_be_written_is_told_and_nothing_else(tmp_path):
+    for error in (OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc:603]")):
+        told = pytest.raises(RunFailed, match=r"^checkpoint-3 cannot be written to .* \([\d,]+ MB free\): ")
+        with told, checkpoints.writing("checkpoint-3", tmp_path):
+            raise error
+    with pytest.raises(RuntimeError, match="a mistake in the code"), checkpoints.writing("checkpoint-3", tmp_path):
+        raise RuntimeError("a mistake in the code")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import test_methods
+import recorded_steps
 import toy
 from test_resume import assert_same, outcome
 from test_trainer_equality import first_sft_gradient
@@ -111,16 +111,16 @@ def test_flat_groups_and_curriculum_keep_the_ranks_together(tmp_path):
     run_script(
         tmp_path,
         """
-import test_methods
-data = test_methods.levels(24).remove_columns("difficulty").rename_column("level", "difficulty")
+import recorded_steps
+data = recorded_steps.levels(24).remove_columns("difficulty").rename_column("level", "difficulty")
 found = {}
 for choice in ("keep", "skip", "resample"):
-    trained, steps = test_methods.run(
+    trained, steps = recorded_steps.run(
         out / choice, schedule="grpo", data=data,
-        rewards=lambda completions, difficulty, **_: test_methods.by_level(completions, difficulty),
+        rewards=lambda completions, difficulty, **_: recorded_steps.by_level(completions, difficulty),
         curriculum="adaptive", flat_groups=choice, max_steps=4, per_device_train_batch_size=16, sft_warmup_steps=0)
     found[choice] = [[s.gradient.tolist(), s.asked] for s in steps], trained.counts, trained.rows_state(), [
-        sorted(test_methods.Rollout(**vars(r)).row for r in s.rollouts) for s in steps]
+        sorted(recorded_steps.Rollout(**vars(r)).row for r in s.rollouts) for s in steps]
 (out / f"{rank}.json").write_text(json.dumps(found))
 """,
     )
@@ -141,9 +141,9 @@ def test_demonstrations_that_do_not_divide_over_ranks(tmp_path):
     run_script(
         tmp_path,
         """
-import test_methods
-for schedule, (rewards, data) in test_methods.UNEVEN.items():
-    trained, steps = test_methods.run(out / schedule, schedule=schedule, rewards=rewards, data=data(), max_steps=2,
+import recorded_steps
+for schedule, (rewards, data) in recorded_steps.UNEVEN.items():
+    trained, steps = recorded_steps.run(out / schedule, schedule=schedule, rewards=rewards, data=data(), max_steps=2,
                                       per_device_train_batch_size=8, gradient_accumulation_steps=2)
     seen = [[s.gradient.tolist(), [vars(r) for r in s.rollouts], s.asked, s.queue, len(s.demonstrations), s.forwards]
             for s in steps]
@@ -151,7 +151,7 @@ for schedule, (rewards, data) in test_methods.UNEVEN.items():
     (out / f"{schedule}-{rank}.json").write_text(json.dumps([seen, logged]))
 """,
     )
-    for schedule, (rewards, data) in test_methods.UNEVEN.items():
+    for schedule, (rewards, data) in recorded_steps.UNEVEN.items():
         ranks = [json.loads((tmp_path / f"{schedule}-{rank}.json").read_text()) for rank in (0, 1)]
         one = toy.trainer(tmp_path / "one", schedule=schedule, sft_warmup_steps=0, rewards=rewards, data=data())
         for (gradient, own, *same, forwards), (other_gradient, others, *also, other_forwards) in zip(
@@ -161,14 +161,14 @@ for schedule, (rewards, data) in test_methods.UNEVEN.items():
             assert forwards == other_forwards == ["sft", "grpo"] * 2
             assert len(own) == len(others) == 16 and own != others
         gradient, own, asked, queue, count, forwards = ranks[0][0][0]
-        rollouts = [test_methods.Rollout(**r) for r in [*own, *ranks[1][0][0][1]]]
+        rollouts = [recorded_steps.Rollout(**r) for r in [*own, *ranks[1][0][0][1]]]
         assert sorted(asked) == list(range(8)) and count % 4
-        step = test_methods.Step(None, toy.model(), torch.tensor(gradient), asked, rollouts, [], queue, forwards)
+        step = recorded_steps.Step(None, toy.model(), torch.tensor(gradient), asked, rollouts, [], queue, forwards)
         if schedule == "luffy":
-            loss, share = test_methods.luffy_loss(one, step, 0.1)
+            loss, share = recorded_steps.luffy_loss(one, step, 0.1)
         else:
-            loss, share = test_methods.hpt_loss(one, step, 0)
-        test_methods.same_gradient(step, loss)
+            loss, share = recorded_steps.hpt_loss(one, step, 0)
+        recorded_steps.same_gradient(step, loss)
         logged = ranks[0][1][0]
         assert logged[1] == pytest.approx(float(torch.linalg.norm(step.gradient)), rel=1e-5)
         assert logged[2] == pytest.approx(share)

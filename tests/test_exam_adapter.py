@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -19,19 +18,12 @@ from sasr.adapters import read_adapter
 from sasr.exam.store import digest_of_model
 from sasr.models import load_model
 
+pytestmark = pytest.mark.usefixtures("environment")
 LORA = ["--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "all-linear", "--learning_rate", "0.03"]
 SMALL = {
     "max_steps": 4, "sft_warmup_steps": 2, "per_device_train_batch_size": 8, "num_generations": 4, "save_steps": 2,
     "per_device_sft_batch_size": 4, "max_completion_length": 12, "exam_rows": 4, "exam_samples": 2, "train_rows": 40,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "error" if name == "TRANSFORMERS_VERBOSITY" else "true"))
 
 
 def train(directory: Path, *more: str) -> None:

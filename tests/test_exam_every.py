@@ -17,6 +17,7 @@ import sasr.cli
 from sasr.callbacks import exam_table
 from sasr.live import LiveView
 
+pytestmark = pytest.mark.usefixtures("environment")
 SETTINGS = {
     "train_rows": 60,
     "exam_rows": 4,
@@ -34,14 +35,6 @@ SETTINGS = {
     "per_device_eval_batch_size": 2,  # so that an exam has several batches, between which it can be stopped
     "report_to": "none",
 }
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "error" if name == "TRANSFORMERS_VERBOSITY" else "true"))
 
 
 def train(directory: Path, *more: str) -> int:

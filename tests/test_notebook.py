@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +31,41 @@ def test_it_is_a_notebook_that_was_run_from_top_to_bottom():
     outputs = [output for cell in cells() for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
-    assert "/home/" not in NOTEBOOK.read_text() and "/work/" not in NOTEBOOK.read_text()
+
+
+# What begins with a slash or a drive, or is a file URL; not a ratio (3/4), a relative path, a web address, an HTML tag.
+MACHINE_PATH = re.compile(r"(?<![\w./<])/[A-Za-z_][\w.-]*|\b[A-Za-z]:\\|\bfile:/")
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in the notebook; images are left out, their base64 has slashes anywhere."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not key.startswith("image/"):
+                yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("saved in /home/me/run", True), ("'/srv/x'", True), ("see /data", True), ("C:\\runs", True),
+        ("file:///x", True), ("(/opt/x:1)", True), ("240/240 at 0.6 s/step, ../docs and a/b", False),
+        ("https://arxiv.org/abs/1", False), ("</span>", False),
+    ],
+)  # fmt: skip
+def test_what_is_a_path_of_a_machine(text, found):
+    assert bool(MACHINE_PATH.search(text)) == found
+
+
+def test_it_names_no_path_of_a_machine():
+    notebook = json.loads(NOTEBOOK.read_text())
+    assert sum(len(text) for text in texts(notebook["cells"])) > 1000
+    assert [text for text in texts(notebook) if MACHINE_PATH.search(text)] == []
 
 
 def test_its_cells_run(tmp_path):

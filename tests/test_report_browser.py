@@ -59,7 +59,7 @@ def test_completions_can_be_filtered(browser, page):
     assert browser.run(COUNT) == "54 completions of 6 questions"
     assert choose(browser, "verdict", "wrong") == "18 completions of 6 questions"
     assert choose(browser, "exam", "2") == "6 completions of 6 questions"
-    assert choose(browser, "search", "Question 4") == "1 completions of 1 questions"
+    assert choose(browser, "search", "Question 4") == "1 completion of 1 question"
     assert browser.run("document.querySelector('.question .verdict').textContent") == "wrong answer: got 8, expected 7"
     assert choose(browser, "search", "nowhere") == "0 completions of 0 questions"
 
@@ -88,10 +88,10 @@ def test_hostile_completions_are_shown_as_they_are(tmp_path):
         browser.open(write_report(directory))
         assert browser.complaints() == [] and browser.requests() == []
         assert browser.run("document.title") == "sasr on stories – run"
-        assert choose(browser, "search", "taken") == "1 completions of 1 questions"
+        assert choose(browser, "search", "taken") == "1 completion of 1 question"
         shown = browser.run("document.querySelector('pre.text').textContent")
         assert shown.startswith("</script><script>") and r"\u202egpj.exe \u0007\u001b[2J \ud800 &lt;" in shown
-        assert choose(browser, "search", "xxxx") == "1 completions of 1 questions"
+        assert choose(browser, "search", "xxxx") == "1 completion of 1 question"
         assert "more characters]" in browser.run("document.querySelector('pre.text').textContent")
         assert browser.run("document.documentElement.scrollWidth") == 360
 

@@ -11,7 +11,7 @@ import toy
 from sasr import InputError, TaskConfig
 from sasr.rows import collect_rows
 from sasr.tasks import JsonlTask, StoriesTask
-from test_cli_run import command, finish, start
+from whole_runs import command, finish, start
 
 
 def prompts(rows):

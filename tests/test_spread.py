@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import toy
+from recorded_steps import by_level, levels, run
 from sasr.spread import flat_groups, replace_groups
-from test_methods import by_level, levels, run
 
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo")
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import sasr.cli
+import sasr.run
 import toy
+from refusals import checked
 from sasr import InputError, SASRConfig, checkpoints
-from test_cli_errors import checked
-from test_cli_run import assert_same_run, command, finish, metrics, resume_command, start, without_times
 from test_distributed import run_script
 from test_resume import TIMES, assert_same, outcome
+from whole_runs import assert_same_run, command, finish, metrics, resume_command, start, without_times
 
 W, END = 4, 12
 SAVE = {"save_strategy": "steps", "save_steps": 4}

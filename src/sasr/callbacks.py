@@ -18,6 +18,7 @@ from .checkpoints import write_atomically
 from .exam import examine_rows, merge_records, summarise
 from .live import LiveView
 from .metrics import METRICS_FILE, MetricsFile
+from .safeguards import best_checkpoint
 from .schedules import draw
 from .tasks.base import Row, Task
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # How metrics.jsonl names what TRL logs. What the trainer logs loses its `sasr/`; anything else keeps its name.
 _NAMES = {"completions/mean_length": "completion_length", "completions/clipped_ratio": "truncation_rate"}
+
+
+_LOGS_KEPT = 2000
 
 
 class StopRequest:
@@ -188,6 +192,8 @@ class StepCallback(TrainerCallback):
     def __init__(self, trainer: SASRTrainer, view: LiveView | None, task: str = "", directory: Path | None = None):
         self.trainer, self.view, self.task = trainer, view, task
         self.metrics = MetricsFile(directory / METRICS_FILE) if view is not None and directory is not None else None
+        self._warnings: list[str] = []
+        trainer.tell = self._warn
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.metrics is not None:
@@ -208,17 +214,28 @@ class StepCallback(TrainerCallback):
             return
         logs = {k: v for k, v in logs.items() if k not in ("sasr/sft_weight", "sasr/grpo_weight", "step_time")}
         step, plan = state.global_step, self.trainer.plan
+        if self.trainer.watch.skipped_in_a_row:
+            logs["loss"] = None  # transformers puts a mean of others in the place of one that is no number
+        warnings, self._warnings = self._warnings, []
         line = {
             "step": step,
             "phase": "warm-up" if step <= self.trainer.warmup.bound else "hybrid",
             "kind": plan.kind,
             "u": draw(args.seed, step - 1),
             **{_NAMES.get(key, key.removeprefix("sasr/")): value for key, value in logs.items()},
+            **({"warnings": warnings} if warnings else {}),
             "step_seconds": self.trainer.budget.step_seconds,
         }
         if self.metrics is not None:
             self.metrics.append(line)
+            # transformers keeps all of them, in memory and in each checkpoint; the file has them.
+            del state.log_history[:-_LOGS_KEPT]
         self.view.step(line)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        if self.view is not None:
+            self.view.message(f"warning: {text}")
 
 
 class RunCallback(StepCallback):
@@ -235,6 +252,7 @@ class RunCallback(StepCallback):
     def __init__(self, trainer: SASRTrainer, exams: Exams, stop: StopRequest, directory: Path, view: LiveView | None):
         super().__init__(trainer, view, exams.task.name, directory)
         self.exams, self.stop = exams, stop
+        trainer.best_checkpoint = lambda: best_checkpoint(directory, exams.results, trainer.state.global_step)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.exams.trackers.begin()
@@ -251,6 +269,9 @@ class RunCallback(StepCallback):
         if not (stopping or warmup_ends or control.should_training_stop):
             try:
                 self.exams.take(None, self.trainer)
+                # What may be gone back to has to be there.
+                examined = args.on_collapse == "rollback" and f"step-{state.global_step}" in self.exams.results
+                control.should_save = control.should_save or examined
             except ExamStopped:
                 stopping = True
         if stopping:

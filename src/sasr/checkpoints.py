@@ -10,17 +10,24 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-from .errors import InputError
+import xxhash
+from safetensors import SafetensorError
+
+from .errors import InputError, RunFailed
 from .schedules import SCHEDULES
 
 STATE_FILE = "sasr_state.json"
 TENSORS_FILE = "sasr_tensors_{}.pt"  # one for each rank
 MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
+_UNREADABLE = "{} is damaged, or holds code, which is not run: resume from an earlier checkpoint"
 
 # Settings that may change between a checkpoint and its resumption: they say where to write and what to show. Every
 # other one decides what is computed.
@@ -29,7 +36,7 @@ _FREE = {
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
-    "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
+    "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
 }  # fmt: skip
 _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
 
@@ -37,7 +44,7 @@ _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "tracki
 # after it, their number, learning rates, rollouts, rewards and GRPO's loss. (Another temperature than 1 moves the SFT
 # loss by rounding alone.)
 AFTER_WARMUP = {
-    "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum",
+    "on_collapse", "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum",
     "schedule", "rule", *(name for _, names in SCHEDULES.values() for name in names),
     "max_steps", "num_train_epochs", "max_seconds", "max_rollout_tokens",
     "learning_rate", "sft_hybrid_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
@@ -135,27 +142,100 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def check_whole(checkpoint: Path) -> None:
-    """Raise `InputError` if a file of the checkpoint is gone or cut short: transformers would go on without it."""
+    """Raise `InputError` if a file of the checkpoint is gone, cut short or not as it was written: transformers would go
+    on without it, or with it."""
     path = Path(checkpoint) / MANIFEST
-    sizes = json.loads(path.read_text()) if path.is_file() else {}
-    for name, size in sizes.items():
+    try:
+        written = json.loads(path.read_text()).items()
+    except FileNotFoundError:
+        return  # of an earlier version
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): resume from an earlier checkpoint") from None
+    for name, facts in written:
         file = Path(checkpoint) / name
-        if not file.is_file() or file.stat().st_size != size:
-            problem = "cut short" if file.is_file() else "missing"
-            raise InputError(f"{file} is {problem}: copy it again or resume from an earlier checkpoint")
+        # earlier versions wrote the size alone
+        size, digest = facts if isinstance(facts, list) else (facts, None)
+        if not file.is_file():
+            problem = "missing"
+        elif file.stat().st_size != size:
+            problem = "cut short" if file.stat().st_size < size else "longer than it was"
+        elif digest is not None and _digest(file) != digest:
+            problem = "damaged (its checksum is another)"
+        else:
+            continue
+        raise InputError(f"{file} is {problem}: copy it again or resume from an earlier checkpoint")
+
+
+def _digest(file: Path) -> str:
+    stat = file.stat()
+    return _digest_of(str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)  # a run asks several times about its checkpoint, which may have 100 GB
+def _digest_of(file: str, size: int, changed: int) -> str:
+    """xxh3: against accidents, and faster than disks are."""
+    state = xxhash.xxh3_128()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def all_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, the newest first. What has befallen their files since is not looked at."""
+    found = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file() and p.name[11:].isdecimal()]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+
+
+def load_tensors(file: Path) -> dict[str, Any]:
+    """The tensors and plain values in a file of a checkpoint, on the CPU. A pickle can hold code: it is not run. Raises
+    `InputError` for such a file, and for one that is damaged."""
+    import torch  # which `sasr runs` does without
+
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged files fail in whatever way they happen to
+        raise InputError(_UNREADABLE.format(file)) from error
+
+
+@contextmanager
+def refusing_code(checkpoint: Path) -> Iterator[None]:
+    """Like [`load_tensors`] for what transformers loads inside, which refuses code with a traceback."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise InputError(_UNREADABLE.format(f"a file in {checkpoint}")) from error
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run, `None` if there is none."""
-    found = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file()]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    """The newest of [`all_checkpoints`], `None` if there is none."""
+    return next(iter(all_checkpoints(output_dir)), None)
+
+
+def newest_whole(output_dir: str | Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is as it was written, `None` if the run has none at all. Says which ones it passes
+    over. Raises `InputError` if it passes over all."""
+    problem = ""
+    for checkpoint in all_checkpoints(output_dir):
+        try:
+            read_state(checkpoint)
+            check_whole(checkpoint)
+        except InputError as error:
+            problem = str(error)
+            say(f"{checkpoint.name} is passed over: {problem.rpartition(': ')[0]}")
+        else:
+            return checkpoint
+    if problem:
+        raise InputError(f"no checkpoint of {output_dir} is whole; {problem}")
+    return None
 
 
 def publish(staged: Path, final: Path) -> None:
     """Flush a staged checkpoint to disk and put it in its place, replacing one of the same name."""
-    sizes = {str(p.relative_to(staged)): p.stat().st_size for p in staged.rglob("*") if p.is_file()}
-    sizes.pop(STATE_FILE, None)  # read_state says what is wrong with it; save_only_model writes none
-    (staged / MANIFEST).write_text(json.dumps(sizes))
+    files = [p for p in staged.rglob("*") if p.is_file()]
+    (staged / MANIFEST).write_text(
+        json.dumps({str(p.relative_to(staged)): [p.stat().st_size, _digest(p)] for p in files}, indent=0)
+    )
     for path in [p for p in staged.rglob("*") if p.is_file()]:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -165,6 +245,25 @@ def publish(staged: Path, final: Path) -> None:
         os.rename(final, old)
     os.rename(staged, final)
     shutil.rmtree(staged.parent, ignore_errors=True)
+
+
+@contextmanager
+def writing(what: str, where: Path) -> Iterator[None]:
+    """Turns the ways in which the libraries tell that a disk is full, or not to be written, into a [`RunFailed`]."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError):
+            text = error.strerror or text
+        elif not isinstance(error, SafetensorError) and not any(part in text for part in _TORCH_WRITES):
+            raise
+        free = shutil.disk_usage(where).free
+        raise RunFailed(f"{what} cannot be written to {where} ({free / 1e6:,.0f} MB free): {text[:200]}") from error
+
+
+# torch.save raises a RuntimeError that names its writer.
+_TORCH_WRITES = ("PytorchStreamWriter", "inline_container")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import InputError
+from .errors import InputError, RunFailed
 
 _USAGE = """\
 usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
@@ -69,13 +69,17 @@ _COMMON = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console command. Returns the exit status: 0; 2 after wrong input; 130 after Ctrl-C."""
+    """Entry point of the console command. Returns the exit status: 0; 1 if a run failed; 2 after wrong input; 130 or
+    143 if it was stopped."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         status = _dispatch(argv)
-    except InputError as error:
-        print(f"sasr: error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = 2
+    except (InputError, RunFailed) as error:
+        from .report.text import visible
+
+        word, status = ("error", 2) if isinstance(error, InputError) else ("failed", 1)
+        # What a message quotes from data or a model's files could move the cursor, or clear the screen.
+        print(f"sasr: {word}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
         status = 130
@@ -153,23 +157,25 @@ def _train(argv: list[str]) -> int:
     if "--help_all" in argv:
         print(Parser().format_help())
         return 0
-    argv, checkpoint, defaults = _resume(argv)
+    argv, checkpoint, defaults, again = _resume(argv)
     flags = _value_of(argv, "--output_dir")
     if flags is None:
         argv = [*argv, "--output_dir", str(_new_directory(argv))]
-    return train(parse(argv, defaults), checkpoint)
+    return train(parse(argv, defaults), checkpoint, again)
 
 
-def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None]:
-    """Resolve `--resume_from_checkpoint [PATH]`: the checkpoint, and the settings of its run as defaults."""
-    from .checkpoints import last_checkpoint
+def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]:
+    """Resolve `--resume_from_checkpoint [PATH]`: what is left of the arguments; the checkpoint; the settings of its run
+    as defaults; and whether that run has none yet, and has to begin again."""
+    from .checkpoints import newest_whole
     from .parsing import read_recipe
-    from .run import CONFIG_FILE
+    from .run import is_main
+    from .run_directory import CONFIG_FILE
 
     flag = "--resume_from_checkpoint"
     argv = [part for a in argv for part in (a.split("=", 1) if a.startswith(flag + "=") else [a])]
     if flag not in argv:
-        return argv, None, None
+        return argv, None, None, False
     at = argv.index(flag)
     value = argv[at + 1] if at + 1 < len(argv) and not argv[at + 1].startswith("--") else None
     rest = argv[:at] + argv[at + (1 if value is None else 2) :]
@@ -177,19 +183,19 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None]:
     if value is None or value.lower() == "true":
         if given is None:
             raise InputError(f"{flag}: name the run with --output_dir, or give a checkpoint")
-        checkpoint = last_checkpoint(given)
-        if checkpoint is None:
+        checkpoint = newest_whole(given, print if is_main() else lambda text: None)
+        if checkpoint is None and not (Path(given) / CONFIG_FILE).is_file():
             raise InputError(f"no checkpoint to resume from in {given}")
     else:
         checkpoint = Path(value)
         if not checkpoint.is_dir():
             raise InputError(f"{flag}: there is no checkpoint {value}")
-    directory = Path(given) if given else checkpoint.parent
+    directories = ([Path(given)] if given else []) + ([checkpoint.parent] if checkpoint is not None else [])
     if given is None:
-        rest = [*rest, "--output_dir", str(directory)]
-    configs = [d / CONFIG_FILE for d in (directory, checkpoint.parent) if (d / CONFIG_FILE).is_file()]
+        rest = [*rest, "--output_dir", str(directories[0])]
+    configs = [d / CONFIG_FILE for d in directories if (d / CONFIG_FILE).is_file()]
     defaults = read_recipe(str(configs[0])) if configs else None
-    return rest, checkpoint, defaults
+    return rest, checkpoint, defaults, checkpoint is None
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:

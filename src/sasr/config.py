@@ -13,7 +13,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import budget, curriculum, plugins, spread, warmup
+from . import budget, curriculum, plugins, safeguards, spread, warmup
 from .errors import InputError, require, unknown
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
@@ -117,6 +117,13 @@ class SASRConfig(GRPOConfig):
             Dataset columns that the rewards need: a row where one is empty serves SFT only.
         max_prompt_length (`int`, *optional*, defaults to `512`):
             Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
+        max_skipped_steps (`int`, *optional*, defaults to `5`):
+            A step whose gradient norm or SFT loss is no finite number is skipped; so many in a row end the run. With
+            fp16 the loss scaler skips such steps, as often as it needs; with DeepSpeed the first one ends the run.
+        on_collapse (`str`, *optional*, defaults to `"warn"`):
+            When GRPO collapses (see `sasr.watch`): `"warn"` alone; `"sft"`, make half of the GRPO steps SFT steps for
+            40 steps; `"rollback"`, go back to the weights of the best exam that has a checkpoint (`exam_every`), with
+            fresh Adam moments.
         max_seconds (`float`, *optional*):
             Budget: end the run after the step in which so many seconds have been spent inside optimizer steps, exams
             and saving apart. `max_steps` stays the upper bound; a resumed run goes on counting, and may be given more.
@@ -186,6 +193,8 @@ class SASRConfig(GRPOConfig):
     logging_steps: float = setting(1, "Log every so many steps; 1 gives metrics.jsonl one line per step.")
     gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
+    max_skipped_steps: int = setting(5, "End a run when so many steps in a row have gradients that are not finite.")
+    on_collapse: str = setting("warn", "When GRPO collapses: warn, sft (more of it for a while), or rollback.")
     max_seconds: float | None = setting(None, "End after so many seconds inside optimizer steps, exams apart.")
     max_rollout_tokens: int | None = setting(None, "End after so many generated rollout tokens.")
     warmup_from: str | None = setting(None, "Start from the end of the equal warm-up of another run: its directory.")
@@ -224,6 +233,7 @@ class SASRConfig(GRPOConfig):
         budget.check_budget(self, schedule)
         check_study(self, schedule)
         spread.check_settings(self)
+        safeguards.check_settings(self)
         self._check_report_to()
         self._check_batches()
         if getattr(schedule, "needs_fresh_rollouts", False):
@@ -337,7 +347,7 @@ class SASRConfig(GRPOConfig):
         """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable
         answers. With `num_train_epochs` the length is not known yet: there is at least one step after the warm-up."""
         sft, grpo = schedule.uses(self.sft_warmup_steps, max(self.max_steps, self.sft_warmup_steps + 1))
-        return sft or self.sft_norm_every > 0, grpo
+        return sft or self.sft_norm_every > 0 or self.on_collapse == "sft", grpo
 
     def build_warmup(self) -> warmup.Warmup:
         """The rule of the warm-up's length, at its beginning."""

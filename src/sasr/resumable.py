@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     Attributes:
         budget_spent (`bool`): The run ended, or may not go on, because a budget of its settings is spent.
+        best_checkpoint (`Callable`): Gives the checkpoint of the best exam so far and its pass@1, or `None`; whoever
+            takes exams sets it.
     """
 
     budget_spent = False
+    best_checkpoint: Callable[[], tuple[Path, float] | None] = staticmethod(lambda: None)
     _shares_warmup = False  # the state under way was loaded from another run's warm-up
     _staging: str | None = None
     _resumed: dict[str, Any] | None = None
@@ -90,16 +95,24 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _save_checkpoint(self, model, trial):
         run_dir = Path(super()._get_output_dir(trial))
         staging = run_dir / checkpoints.STAGING
-        self._staging = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        self.accelerator.wait_for_everyone()
+        name = f"checkpoint-{self.state.global_step}"
+        with checkpoints.writing(name, run_dir):
+            self._staging = str(staging)
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    checkpoints.publish(staging / name, run_dir / name)
+            except BaseException:
+                shutil.rmtree(staging / name, ignore_errors=True)  # it may be what fills the disk
+                raise
+            finally:
+                self._staging = None
         if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            checkpoints.publish(staging / name, run_dir / name)
-            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit, use_mtime=True)
+            # What may be gone back to stays, however many follow.
+            best = self.best_checkpoint() if self.args.on_collapse == "rollback" else None
+            limit, kept = self.args.save_total_limit, None if best is None else str(best[0])
+            rotate_checkpoints(str(run_dir), limit, kept, use_mtime=True)
         self.accelerator.wait_for_everyone()
 
     def _save_rng_state(self, output_dir):
@@ -123,18 +136,27 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         rates = list(self.lr_scheduler.base_lrs)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with checkpoints.refusing_code(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self._shares_warmup:
             shared_warmup.restore_rates(self, rates)
         if checkpoint is not None:
             self._load_state(Path(checkpoint), finished=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with checkpoints.refusing_code(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint):
+        with checkpoints.refusing_code(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_state(self, directory: Path, finished: bool) -> None:
         # transformers would go on saving and logging as often as the run that wrote the checkpoint did
         self.state.compute_steps(self.args, self.state.max_steps)
         state = checkpoints.read_state(directory)
         file = directory / checkpoints.TENSORS_FILE.format(self.args.process_index)
-        tensors = torch.load(file, weights_only=True, map_location="cpu")
+        tensors = checkpoints.load_tensors(file)
         if self._shares_warmup:
             shared_warmup.as_new_run(self, state, tensors)
         self._step = state["rollout_step"]

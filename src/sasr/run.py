@@ -22,18 +22,17 @@ from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
 from .config import SASRConfig
 from .errors import InputError
 from .live import LiveView
+from .metrics import METRICS_FILE
 from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rows import check_lengths, collect_rows
-from .runs.state import resume_command
+from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, failures_told, how_to_go_on
 from .tasks import get_task
 from .tasks.base import Row, Task
 from .tasks.loading import as_conversation
 from .tracking import Trackers
-
-CONFIG_FILE = "config.yaml"
 
 
 def is_main() -> bool:
@@ -41,15 +40,17 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def train(settings: Settings, checkpoint: Path | None) -> int:
+def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> int:
     """Run to the end or to a stop request. Returns the exit status: 0, or 130 / 143 after Ctrl-C / SIGTERM.
 
     Args:
         settings ([`Settings`]): What to run.
         checkpoint (`Path`, *optional*): Where to go on from.
+        again (`bool`): The directory holds a run that ended before its first checkpoint; begin it again.
 
     Raises:
         [`InputError`]: Whatever the user has to mend; before the model is loaded where that is possible.
+        [`RunFailed`]: The run cannot go on. What was saved is safe.
     """
     args, directory = settings.training, Path(settings.training.output_dir)
     view = LiveView() if is_main() else None
@@ -58,13 +59,15 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     # Everything that can be wrong, cheapest first, before the model.
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
+    if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
+        raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
     if checkpoint is not None:
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
     donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
     if donor is not None:
         shared_warmup.check_settings(donor, args)
     if is_main():
-        check_free(directory) if checkpoint is None else claim(directory)
+        check_free(directory) if checkpoint is None and not again else claim(directory)
     name = settings.model.model_name_or_path
     if settings.model.load_in_4bit or settings.model.load_in_8bit:
         raise InputError("load_in_4bit and load_in_8bit are not supported: leave them out (LoRA works: --use_peft)")
@@ -92,6 +95,10 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
     check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
+    if again:
+        say(f"{directory} has no checkpoint yet: beginning again")
+    if checkpoint is None and is_main():
+        clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     model, tokenizer = load_model(
@@ -101,6 +108,9 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         seed=args.seed,
         **tokenizer_options,
     )
+    if checkpoint is None and is_main():
+        claim(directory)
+        checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
     if donor is not None:
         shared_warmup.check(donor, trainer)
@@ -115,36 +125,25 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
         say(f"reference model of beta: {which[trainer.reference.kind]}")
     if is_main():
         claim(directory)
-    with locks.at_work(directory, "sasr train") if is_main() else nullcontext(str) as tell, StopRequest(say) as stop:
-        if is_main():
-            checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
-        if donor is not None and is_main():
-            shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
-            say(f"the warm-up is that of {donor}")
-        trackers = Trackers(trainer, config_values(settings))
-        exams = Exams(task, exam_rows, settings.task, directory, view, stop, trackers)
-        trackers.follow(RunCallback(trainer, exams, stop, directory, view))
-        finished = False
-        try:
-            exams.take("initial", trainer)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finished = is_finished(trainer)
-            if trainer.budget_spent:
-                say(trainer.budget.reason())
-            if finished:
-                exams.take("final", trainer)  # where no step was left to do
-                trackers.end()
-                trainer.save_model(str(directory))
-        except KeyboardInterrupt:
-            finished = False
-        finally:
-            if view is not None:
-                view.stop()
-        tell("finished" if finished else "stopped")
-    if is_main():
-        report_quietly(directory, say)
+    at_work = locks.at_work(directory, "sasr train") if is_main() else nullcontext(str)
+    try:
+        with at_work as tell, StopRequest(say) as stop, failures_told(directory):
+            if is_main():
+                checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+            if donor is not None and is_main():
+                shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
+                say(f"the warm-up is that of {donor}")
+            trackers = Trackers(trainer, config_values(settings))
+            exams = Exams(task, exam_rows, settings.task, directory, view, stop, trackers)
+            trackers.follow(RunCallback(trainer, exams, stop, directory, view))
+            finished = _train_to_the_end(trainer, exams, trackers, checkpoint, view, say)
+            tell("finished" if finished else "stopped")
+    finally:
+        # also of a run that failed, which it may explain
+        if is_main() and (directory / METRICS_FILE).is_file():
+            report_quietly(directory, say)
     if not finished:
-        say(_how_to_go_on(directory, trainer.state.global_step))
+        say(how_to_go_on(directory, trainer.state.global_step))
         return 128 + (stop.signal or signal.SIGINT)
     for line in exam_table(exams.results, view.width) if view is not None else []:
         say(line)
@@ -156,13 +155,25 @@ def train(settings: Settings, checkpoint: Path | None) -> int:
     return 0
 
 
-def _how_to_go_on(directory: Path, step: int) -> str:
-    checkpoint = checkpoints.last_checkpoint(directory)
-    if checkpoint is None:
-        return f"stopped before the first checkpoint; start again with another output_dir than {directory}"
-    again = resume_command("train", directory)
-    saved = "saved in" if checkpoint.name == f"checkpoint-{step}" else "the last checkpoint is"
-    return f"stopped at step {step}, {saved} {checkpoint.name}; go on with: {again}"
+def _train_to_the_end(trainer, exams: Exams, trackers: Trackers, checkpoint: Path | None, view, say) -> bool:
+    """Returns whether it was reached: a stop request ends a run before."""
+    try:
+        exams.take("initial", trainer)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finished = is_finished(trainer)
+        if trainer.budget_spent:
+            say(trainer.budget.reason())
+        if finished:
+            exams.take("final", trainer)  # where no step was left to do
+            trackers.end()
+            with checkpoints.writing("the model", Path(trainer.args.output_dir)):
+                trainer.save_model(trainer.args.output_dir)
+    except KeyboardInterrupt:
+        finished = False
+    finally:
+        if view is not None:
+            view.stop()
+    return finished
 
 
 def check_reward_weights(task: Task, settings: Settings) -> None:
@@ -186,31 +197,6 @@ def check_rollout_engine(args: SASRConfig) -> None:
         raise InputError("use_vllm: vLLM is not installed: pip install vllm, or leave use_vllm out")
     if args.use_cpu or not torch.accelerator.is_available():
         raise InputError("use_vllm needs an accelerator, since on a CPU vLLM cannot be given new weights: leave it out")
-
-
-def check_free(directory: Path) -> None:
-    """Raise `InputError` if the output directory has contents or cannot be made. Makes nothing, so that a refused run
-    leaves nothing behind."""
-    try:
-        if directory.is_dir() and any(directory.iterdir()):
-            again = " or go on with --resume_from_checkpoint" if checkpoints.last_checkpoint(directory) else ""
-            raise InputError(f"output_dir {directory} is not empty: choose another{again}")
-        above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    except OSError as error:
-        raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"output_dir {directory} cannot be written: {above} is a file, or without permission")
-
-
-def claim(directory: Path) -> None:
-    """Make the output directory. Raises `InputError` if it cannot be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
 
 
 def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstration_rows, directory: Path):
@@ -278,8 +264,7 @@ def config_values(settings: Settings) -> dict[str, Any]:
 def config_text(settings: Settings) -> str:
     """`config.yaml`, so that `sasr train --config` runs it again."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("sasr", "trl", "transformers", "torch"))
-    command = shlex.join(["sasr", *sys.argv[1:]])
-    header = f"# {command}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
+    header = f"{CONFIG_HEAD}{shlex.join(sys.argv[1:])}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
     return header + yaml.safe_dump(config_values(settings), sort_keys=True, allow_unicode=True)
 
 

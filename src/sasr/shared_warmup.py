@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from . import checkpoints
@@ -76,7 +75,7 @@ def _check_probe(donor: Path, args: SASRConfig, schedule: Schedule) -> None:
     if not _needs_probe(args, schedule):
         return
     file = donor / checkpoints.TENSORS_FILE.format(args.process_index)
-    probe = torch.load(file, weights_only=True, map_location="cpu").get("probe")
+    probe = checkpoints.load_tensors(file).get("probe")
     then, now = checkpoints.read_state(donor)["fingerprint"], checkpoints.fingerprint(args.to_dict())
     if probe is None or any(then.get(name) != now[name] for name in _PROBE_SETTINGS):
         raise InputError(

@@ -106,7 +106,8 @@ def refill(trainer: ObservedGRPOTrainer, output: dict[str, Any]) -> dict[str, An
         if not most:
             break
         fresh = trainer.further_rollouts(most)
-        good = [g for g in range(most) if g not in flat_groups(fresh["advantages"], size)]
+        flat_again = set(flat_groups(fresh["advantages"], size))
+        good = [g for g in range(most) if g not in flat_again]
         places = dict(zip(flat, good, strict=False))
         output = replace_groups(output, fresh, places, size, trainer._tokenizer.pad_token_id)
     mask = output["completion_mask"] * output.get("tool_mask", 1)

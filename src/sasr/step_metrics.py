@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from . import safeguards
 from .norm_probe import as_float
 from .sft_loss import measured
 
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
 def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     """Take the signals of the step and log them; `norm` is the global gradient norm before clipping, as transformers
     returns it."""
+    norm = as_float(norm)
     plan, step = trainer.plan, trainer.state.global_step
     micro_batches = trainer.current_gradient_accumulation_steps
     metrics = trainer._metrics["train"]
     tracker, tokens = trainer.tracker, trainer.chosen.tokens
     if plan.kind == "sft":
-        tracker.observe_sft_norm(step, as_float(norm))
+        tracker.observe_sft_norm(step, norm)
     if plan.grpo_weight and trainer.beta:
         tracker.observe_divergence(_mean(metrics["kl"][-micro_batches:]))
     # A step of both may have found no demonstration to study.
@@ -37,11 +40,12 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.counts.items():
         metrics[f"sasr/{name}"] = [float(value)]
+    nll = None
     if tokens:
         nll, entropy = measured(trainer)
         metrics["sasr/sft_loss"].append(nll)
         metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
-        if step < trainer.warmup.bound:
+        if step < trainer.warmup.bound and math.isfinite(nll):
             trainer.warmup.observe(step, nll)
             tracker.warmup_steps = trainer.warmup.bound
     if trainer.warmup.ends_at(step + 1):
@@ -51,6 +55,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         _log_questions(trainer)
     elif tokens:
         tracker.observe_entropy(entropy)
+    safeguards.after_gradients(trainer, norm, nll)
 
 
 def _log_questions(trainer: SASRTrainer) -> None:

@@ -13,6 +13,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,17 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl import GRPOTrainer
 
-from . import checkpoints, learning_rates, norm_probe, recording, reference, spread, training_rows
+from . import (
+    checkpoints,
+    engine_checks,
+    learning_rates,
+    norm_probe,
+    recording,
+    reference,
+    safeguards,
+    spread,
+    training_rows,
+)
 from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
@@ -35,6 +46,7 @@ from .sft_loss import sft_loss
 from .signals import SignalTracker
 from .step_metrics import finish_step
 from .streams import RowStream
+from .watch import Watch
 from .work import Work
 
 
@@ -88,6 +100,10 @@ class SASRTrainer(ObservedGRPOTrainer):
         )
         self.reference = reference.Reference(self)
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
+        self.watch = Watch()
+        self.tell: safeguards.Tell = logging.getLogger(
+            "sasr"
+        ).warning  # what the watch says; the live view takes it over
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
         self.selection = Selection(self)
@@ -99,7 +115,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self._fingerprint: dict[str, Any] | None = None
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
         self.budget = Budget(self)
-        self._check_engine()
+        engine_checks.check(self)
         recording.show_in_notebook(self)
 
     # ---- rows ----
@@ -121,17 +137,6 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.sft_stream = RowStream(len(self.demonstrations), args.seed + 1)
         self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset)
 
-    def _check_engine(self) -> None:
-        if self.args.sft_norm_every and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
-        if self.args.sft_norm_every and self.args.fp16:
-            # The loss scaler unscales gradients once between two steps of the optimizer.
-            raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
-        if self.args.separate_optimizer_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
-        if self.args.flat_groups != "keep" and (self._is_vlm or self.aux_loss_enabled):
-            raise InputError(f"flat_groups {self.args.flat_groups} is for dense text models: set it to keep")
-
     def get_train_dataloader(self) -> DataLoader:
         """A counter of micro-batches: the rows come from the streams, because which kind of rows a step needs is only
         known when it begins. One epoch is one pass over the GRPO prompts, or over the demonstrations without any."""
@@ -150,6 +155,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         for _ in range(num_batches):
             next(epoch_iterator, None)
         self.restore_running_loss()
+        safeguards.before_step(self)
         self.reference.before_step(self.state.global_step)
         norm_probe.before_step(self, num_batches)
         self.plan = self._decide()
@@ -161,6 +167,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _decide(self) -> StepPlan:
         step, waiting = self.state.global_step, self.selection.waiting_batches
         plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
+        plan = safeguards.adjusted(self, plan)
         if plan.demonstrations == "all":
             plan = replace(plan, demonstrations=self.args.sft_questions)
         if plan.demonstrations in TIED_TO_ROLLOUTS:
@@ -344,6 +351,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             "asked": self.selection.asked,
             "outcomes": self.selection.outcomes,
             "counts": self.counts,
+            "watch": self.watch.state_dict(),
             "budget": self.budget.state_dict(),
             "work": self.work.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
@@ -374,6 +382,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.load_rows_state(state)
         # Checkpoints of earlier versions lack what has a default here.
         self.warmup.load_state_dict(state.get("warmup", {}))
+        self.watch.load_state_dict(state.get("watch", {}))
         self.tracker.load_state_dict(state["signals"])
         self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
         self.counts.update(state["counts"])

@@ -77,10 +77,11 @@ def _curriculum(trainer: SASRTrainer, rl_rows: list[int], source: Dataset, chose
         return None
     rows = trainer.train_dataset
 
-    def level(dataset: Dataset, i: int) -> float:
+    def levels(dataset: Dataset, wanted: list[int]) -> list[float]:
         what = "row" if dataset is rows else "row of the demonstrations"
-        return level_of(dataset[i].get("difficulty"), f"{what} {i + 1}")
+        column = list(dataset["difficulty"]) if "difficulty" in dataset.column_names else [None] * len(dataset)
+        return [level_of(column[i], f"{what} {i + 1}") for i in wanted]
 
-    questions = {i: level(rows, i) for i in rl_rows}
-    demonstrations = {place: level(source, i) for place, i in enumerate(chosen)}
+    questions = dict(zip(rl_rows, levels(rows, rl_rows), strict=True))
+    demonstrations = dict(enumerate(levels(source, chosen)))
     return Curriculum(trainer.args.curriculum, questions, demonstrations, trainer.args.seed)

@@ -18,9 +18,10 @@ OVERRIDDEN = (
     "_get_per_token_logps_and_entropies",
     # resumable.py: what a checkpoint holds and when it counts
     "train", "_get_output_dir", "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
+    "_load_from_checkpoint", "_load_rng_state",
 )  # fmt: skip
 CALLED = (
-    "_prepare_input", "_load_from_checkpoint",
+    "_prepare_input",
 )  # fmt: skip
 # In trl.trainer.utils, for a while: fused_head.py.
 REPLACED = ("_use_triton",)

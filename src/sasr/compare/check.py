@@ -13,7 +13,8 @@ from sasr.errors import InputError
 from sasr.models import check_model
 from sasr.parsing import Parser, Settings, check_values, parse
 from sasr.rows import collect_rows
-from sasr.run import check_free, check_reward_weights
+from sasr.run import check_reward_weights
+from sasr.run_directory import check_free
 from sasr.tasks import get_task
 
 from .plan import Comparison, Method, Run, differences

@@ -6,9 +6,10 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sasr.errors import InputError, did_you_mean
+from sasr.flags import Flags
 from sasr.runs.state import resume_command
 
 USAGE = """\
@@ -35,11 +36,6 @@ Methods x seeds on one task at an equal budget: every run, a table with interval
 All other flags are settings of sasr train for all methods (sasr train --help)."""
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 def compare(argv: list[str]) -> int:
     """Returns the exit status: 0; 1 if a run failed; 130 / 143 after Ctrl-C / SIGTERM. Raises `InputError`."""
     options, rest = _options(argv)
@@ -63,7 +59,7 @@ def compare(argv: list[str]) -> int:
     check.check_directory(directory, comparison)
     check.check_runs(comparison)
     from sasr.checkpoints import write_atomically
-    from sasr.run import claim
+    from sasr.run_directory import claim
 
     claim(directory)
     lock(directory).close()
@@ -78,7 +74,7 @@ def compare(argv: list[str]) -> int:
 
 
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Flags(prog="sasr compare", add_help=False, allow_abbrev=False)
+    parser = Flags("sasr compare")
     for name in ("config", "budget", "baseline", "jobs", "output_dir"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--methods", nargs="+")

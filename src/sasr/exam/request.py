@@ -6,11 +6,12 @@ import argparse
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sasr.errors import InputError, did_you_mean, unknown
 from sasr.exam.engines import ENGINES
 from sasr.exam.vllm_engine import check_vllm
+from sasr.flags import Flags
 from sasr.task_config import json_mapping
 
 CONFIG_FILE = "config.yaml"  # of a run of sasr train
@@ -117,11 +118,6 @@ class Request:
         return {**values, "k": self.k or None, "difficulty": self.difficulty or None}
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 def read_request(argv: list[str]) -> Request:
     """The request that flags make. Raises `InputError` for the first one that cannot be used."""
     given = _flags(argv)
@@ -131,6 +127,10 @@ def read_request(argv: list[str]) -> Request:
     values: dict[str, Any] = dict.fromkeys([*_TEXTS, *_DEFAULTS]) | _UNSET | _DEFAULTS
     if run is not None:
         values["task"] = str(run.get("task", "stories"))
+        if ":" in values["task"] and "task" not in given:
+            # The directory may be somebody else's: code is run only if the command line names it.
+            own = values["task"]
+            raise InputError(f"model {given['model']}: its run's task {own} is code; to run it, name it: --task {own}")
         if given.get("task", values["task"]) == values["task"]:
             values["task_options"] = run.get("task_options")
         values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}
@@ -177,7 +177,7 @@ def run_settings(model: str) -> dict[str, Any] | None:
 
 
 def _flags(argv: list[str]) -> dict[str, Any]:
-    parser = _Flags(prog="sasr exam", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Flags("sasr exam", argument_default=argparse.SUPPRESS)
     for name in _TEXTS:
         parser.add_argument(f"--{name}")
     for name, kind in _KINDS.items():

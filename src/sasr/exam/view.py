@@ -45,6 +45,7 @@ class ExamView(TerminalView):
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Rows of equal length, the first one the heading."""
+        rows = [[self._clean(cell) for cell in row] for row in rows]  # difficulties are text of the data
         if not self._rich:
             for line in columns(rows):
                 self._print(line)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from sasr.errors import InputError, did_you_mean
+from sasr.flags import Flags
 from sasr.report import REPORT_FILE, describe, write_report
 
 USAGE = """\
@@ -22,14 +21,9 @@ make DIR write it at their end; this makes it anew, also of a run that is still 
   --figures FOLDER   write each figure as SVG and PNG too (needs matplotlib: pip install 'sasr[figures]')"""
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see sasr report --help)")
-
-
 def report(argv: list[str]) -> int:
     """Returns the exit status, 0. Raises `InputError`."""
-    parser = _Flags(prog="sasr report", add_help=False, allow_abbrev=False)
+    parser = Flags("sasr report", names_help=True)
     parser.add_argument("directory", nargs="?")
     parser.add_argument("--output")
     parser.add_argument("--figures")

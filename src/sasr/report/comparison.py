@@ -25,6 +25,7 @@ from sasr.report.document import (
     Figure,
     axis,
     between,
+    document,
     lines,
     number,
     section,
@@ -84,14 +85,8 @@ def comparison_document(directory: Path, page: Path) -> Document:
         section("Runs", "", [_runs(directory, page, results)]),
     ]
     state = comparison_state(directory, results)
-    return {
-        "kind": "comparison",
-        "title": f"{len(results['methods'])} methods on {task}",
-        "subtitle": directory.resolve().name,
-        "state": {"tone": state.tone, "text": state.text},
-        "facts": facts,
-        "sections": [part for part in sections if part is not None],
-    }
+    title = f"{len(results['methods'])} methods on {task}"
+    return document("comparison", title, directory, state, facts, sections)
 
 
 def _colours(results: Results) -> dict[str, str]:

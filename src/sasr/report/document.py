@@ -12,9 +12,13 @@ A figure is a JSON-safe dict with `kind`, `title` and `caption`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sasr.report.series import smooth, thin
+
+if TYPE_CHECKING:
+    from sasr.runs.state import State
 
 Figure = dict[str, Any]
 Document = dict[str, Any]
@@ -86,6 +90,25 @@ def settings_table(caption: str, values: Mapping[str, Any]) -> Figure | None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         rows.append([name, "(hidden)" if name.endswith(("token", "key")) else shown])
     return table("Settings", caption, ["setting", "value"], rows, folded=True, texts=True, wide=True)
+
+
+def document(
+    kind: str,
+    title: str,
+    directory: Path,
+    state: State,
+    facts: Sequence[Mapping[str, str]],
+    sections: Sequence[Document | None],
+) -> Document:
+    """The report of a directory: facts (`title`, `value`, `note`), and below them the sections that there are."""
+    return {
+        "kind": kind,
+        "title": title,
+        "subtitle": directory.resolve().name,
+        "state": {"tone": state.tone, "text": state.text},
+        "facts": facts,
+        "sections": [part for part in sections if part is not None],
+    }
 
 
 def section(title: str, lead: str, figures: Sequence[Figure | None]) -> Document | None:

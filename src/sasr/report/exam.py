@@ -11,7 +11,7 @@ from sasr.exam.store import COMPLETIONS_FILE, EXAM_FILE
 from sasr.exam.view import figure_rows
 from sasr.live import format_duration
 from sasr.report import completions, examined
-from sasr.report.document import INK, MUTED, OTHERS, Document, Figure, between, section, settings_table, table
+from sasr.report.document import INK, MUTED, OTHERS, Document, Figure, between, document, section, settings_table, table
 from sasr.report.reading import read_json, read_lines
 from sasr.runs.state import exam_state
 
@@ -49,14 +49,8 @@ def exam_document(directory: Path) -> Document:
             facts.append({"title": "Time", "value": format_duration(figures["seconds"]), "note": tokens})
     sections.append(section("Settings", "", [_settings(settings, content.get("versions") or {})]))
     state = exam_state(directory, done, figures["rows"] if figures else 0)
-    return {
-        "kind": "exam",
-        "title": f"{Path(str(settings['model'])).name} on {settings['task']}",
-        "subtitle": directory.resolve().name,
-        "state": {"tone": state.tone, "text": state.text},
-        "facts": facts,
-        "sections": [part for part in sections if part is not None],
-    }
+    title = f"{Path(str(settings['model'])).name} on {settings['task']}"
+    return document("exam", title, directory, state, facts, sections)
 
 
 def _figures(records: Sequence[Record], settings: Record) -> dict[str, Any] | None:

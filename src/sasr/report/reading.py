@@ -14,8 +14,9 @@ _COMPARISON = ("results.json", "comparison.yaml")
 _RUN = (METRICS_FILE, "exam.json", "config.yaml")
 
 
-def kind_of(directory: Path) -> str:
-    """`run`, `exam` or `comparison`, from the files there are. Raises `InputError` if it is none of them."""
+def find_kind(directory: Path) -> str | None:
+    """`run`, `exam` or `comparison`, from the files there are; `None` if it is none of them. Raises `InputError` if
+    there is no such directory, or an exam.json that cannot be read."""
     if not directory.is_dir():
         raise InputError(f"there is no directory {directory}: name the output_dir of sasr train, exam or compare")
     if any((directory / name).is_file() for name in _COMPARISON):
@@ -25,10 +26,18 @@ def kind_of(directory: Path) -> str:
         return "exam"
     if any((directory / name).is_file() for name in _RUN):
         return "run"
-    raise InputError(
-        f"{directory} is no run, exam or comparison (it has none of {', '.join((*_RUN, _COMPARISON[0]))}): name the "
-        "output_dir of sasr train, exam or compare"
-    )
+    return None
+
+
+def kind_of(directory: Path) -> str:
+    """As [`find_kind`], but raises `InputError` also if it is none of them."""
+    kind = find_kind(directory)
+    if kind is None:
+        raise InputError(
+            f"{directory} is no run, exam or comparison (it has none of {', '.join((*_RUN, _COMPARISON[0]))}): name "
+            "the output_dir of sasr train, exam or compare"
+        )
+    return kind
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from sasr.report.document import (
     axis,
     between,
     course,
+    document,
     lines,
     number,
     section,
     series,
     settings_table,
+    table,
 )
 from sasr.report.reading import read_json, read_lines, read_yaml
 from sasr.report.series import roof, shares
@@ -44,6 +46,7 @@ def run_document(directory: Path) -> Document:
     state = run_state(directory, last, number(config.get("max_steps")), exams)
     task, schedule = str(config.get("task", "")), str(config.get("schedule", ""))
     sections = [
+        section("What to look at", "", [_warnings(metrics)]),
         section("Training", "Which steps were SFT and which GRPO, and what decided it.", _training(metrics, config)),
         section(
             "Exams", "Accuracy on held-out rows, before, during and after training.", examined.figures(exams, last)
@@ -51,14 +54,8 @@ def run_document(directory: Path) -> Document:
         section("What it wrote", "", [_browser(directory, exams, task)]),
         section("Cost and settings", "", [_time(metrics, exams), settings_table(_AGAIN, config)]),
     ]
-    return {
-        "kind": "run",
-        "title": f"{schedule or 'a run'} on {task}" if task else directory.resolve().name,
-        "subtitle": directory.resolve().name,
-        "state": {"tone": state.tone, "text": state.text},
-        "facts": _facts(config, metrics, exams),
-        "sections": [part for part in sections if part is not None],
-    }
+    title = f"{schedule or 'a run'} on {task}" if task else directory.resolve().name
+    return document("run", title, directory, state, _facts(config, metrics, exams), sections)
 
 
 def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -215,6 +212,14 @@ def _reward(reward: tuple[list[float], list[float]], spread: tuple[list[float], 
 
 
 # ---- the rest ----
+
+
+def _warnings(metrics: Lines) -> Figure | None:
+    """The last hundred: one that comes back every hundred steps says nothing new."""
+    found = [str(text) for line in metrics for text in line.get("warnings") or []]
+    cut = f" The last 100 of {len(found)}." if len(found) > 100 else ""
+    caption = f"What the run warned of, while it went on.{cut}"
+    return table("Warnings", caption, ["warning"], [[text] for text in found[-100:]], wide=True, texts=True)
 
 
 def _browser(directory: Path, exams: Mapping[str, Mapping[str, Any]], task: str) -> Figure | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.text import Text
 
 from sasr.errors import InputError, did_you_mean
+from sasr.flags import Flags
 from sasr.live import format_duration
 from sasr.report.text import visible
 from sasr.runs.entries import Entry, find
@@ -34,14 +33,9 @@ _STYLES = {"running": "cyan", "finished": "green", "failed": "red", "stopped": "
 _GAP = "  "
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see sasr runs --help)")
-
-
 def runs(argv: list[str]) -> int:
     """Returns the exit status, 0. Raises `InputError`."""
-    parser = _Flags(prog="sasr runs", add_help=False, allow_abbrev=False)
+    parser = Flags("sasr runs", names_help=True)
     parser.add_argument("directories", nargs="*")
     parser.add_argument("--json", action="store_true")
     options, rest = parser.parse_known_args(argv)
@@ -116,29 +110,30 @@ class _Table(TerminalView):
             return
         columns = _COLUMNS
         rows = [[_line(text(entry)) for _, text, _ in columns] for entry in entries]
+        widths = [max(len(title), *(len(row[i]) for row in rows)) for i, (title, _, _) in enumerate(columns)]
         kept = list(range(len(columns)))
-        while self._rich and self._width(rows, kept) > self._console.width and any(columns[i][2] for i in kept):
+        while (over := self._over(widths, kept)) > 0 and any(columns[i][2] for i in kept):
             kept.remove(min((i for i in kept if columns[i][2]), key=lambda i: columns[i][2]))
-        self._row([columns[i][0] for i in kept], rows, kept, "dim")
+        if over > 0:
+            widths[0] = max(8, widths[0] - over)  # of a long name the end tells which it is
+        self._row([title for title, _, _ in columns], widths, kept, "dim")
         for entry, row in zip(entries, rows, strict=True):
-            self._row([row[i] for i in kept], rows, kept, _STYLES.get(entry["state"], ""))
+            self._row(row, widths, kept, _STYLES.get(entry["state"], ""))
         for entry in entries:
             if entry["state"] not in ("running", "finished"):
                 go_on = f"; go on with: {entry['go_on']}" if entry["go_on"] else ""
                 self.message(f"{entry['directory']} {_line(entry['state_text'])}{go_on}")
 
-    def _widths(self, rows: list[list[str]], kept: Sequence[int]) -> list[int]:
-        return [max(len(_COLUMNS[i][0]), *(len(row[i]) for row in rows)) for i in kept]
+    def _over(self, widths: Sequence[int], kept: Sequence[int]) -> int:
+        """How many characters too wide a terminal would find these columns."""
+        if not self._rich:
+            return 0
+        return sum(widths[i] for i in kept) + len(_GAP) * (len(kept) - 1) - self._console.width
 
-    def _width(self, rows: list[list[str]], kept: Sequence[int]) -> int:
-        return sum(self._widths(rows, kept)) + len(_GAP) * (len(kept) - 1)
-
-    def _row(self, cells: Sequence[str], rows: list[list[str]], kept: Sequence[int], style: str) -> None:
-        widths = self._widths(rows, kept)
-        if self._rich and (over := self._width(rows, kept) - self._console.width) > 0:
-            widths[0] = max(8, widths[0] - over)  # of a long name the end tells which it is
+    def _row(self, cells: Sequence[str], widths: Sequence[int], kept: Sequence[int], style: str) -> None:
         line = Text()
-        for place, cell, width in zip(kept, cells, widths, strict=True):
+        for place in kept:
+            cell, width = cells[place], widths[place]
             text = cell if len(cell) <= width else "…" + cell[1 - width :]
             coloured = style if style == "dim" or _COLUMNS[place][0] == "state" else ""
             line.append(text.ljust(width) + _GAP, style=coloured)

@@ -12,7 +12,7 @@ from sasr.errors import InputError
 from sasr.metrics import METRICS_FILE, read_totals
 from sasr.report import examined
 from sasr.report.document import number
-from sasr.report.reading import kind_of, read_json, read_yaml
+from sasr.report.reading import find_kind, read_json, read_yaml
 from sasr.runs.state import State, comparison_state, exam_state, resume_command, run_state
 
 Entry = dict[str, Any]
@@ -61,12 +61,12 @@ def _folders(directory: Path, skip: Callable[[str], None]) -> list[Path]:
 def _entries(directory: Path, skip: Callable[[str], None]) -> list[Entry]:
     """The entry of this directory, if it has one; an empty one if it cannot be read."""
     try:
-        kind = kind_of(directory)
+        kind = find_kind(directory)
     except InputError as error:
-        if "is no run, exam or comparison" in str(error):
-            return []
         skip(str(error))
         return [{}]
+    if kind is None:
+        return []
     try:
         entry = {"run": _run, "exam": _exam, "comparison": _comparison}[kind](directory)
         written = [directory / name for name in _WRITTEN]

@@ -107,9 +107,10 @@ class Schedule(Protocol):
         ...
 
 
-def draw(seed: int, step: int) -> float:
-    """u of one step. A function of (seed, step), so there is no random state to save and none to differ by rank."""
-    return random.Random(f"{seed}:{step}").random()
+def draw(seed: int, step: int, purpose: str = "") -> float:
+    """u of one step. A function of (seed, step), so there is no random state to save and none to differ by rank. What
+    is drawn for another purpose than the schedule's is independent of it."""
+    return random.Random(f"{seed}:{step}{purpose}").random()
 
 
 def coin(sft_probability: float, signals: Signals) -> StepPlan:

@@ -214,4 +214,3 @@ def serve(prepare: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]]) -> 
             reply({"error": f"{type(error).__name__}: {error}"[:200]})
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-

@@ -177,7 +177,8 @@ function completions(figure, place) {
       if (tries.length) kept.push({ question, tries });
     }
     const count = kept.reduce((sum, entry) => sum + entry.tries.length, 0);
-    found.textContent = `${count} completions of ${kept.length} questions`;
+    const of = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+    found.textContent = `${of(count, "completion")} of ${of(kept.length, "question")}`;
     list.replaceChildren(...kept.slice(0, shown).map(({ question, tries }) => asked(question, tries, figure.exams)));
     more.hidden = kept.length <= shown;
   };

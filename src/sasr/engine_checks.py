@@ -1,0 +1,26 @@
+"""Which settings do not go with which engine, known once accelerate has made one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .trainer import SASRTrainer
+
+
+def check(trainer: SASRTrainer) -> None:
+    """Raise `InputError` for the first setting that the trainer's engine, or its model, cannot do."""
+    args, sharded = trainer.args, trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if args.sft_norm_every and sharded:
+        raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
+    if args.sft_norm_every and args.fp16:
+        # The loss scaler unscales gradients once between two steps of the optimizer.
+        raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
+    if args.separate_optimizer_states and sharded:
+        raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
+    if args.on_collapse == "rollback" and sharded:
+        raise InputError("on_collapse rollback needs weights in one piece, not DeepSpeed or FSDP: use warn or sft")
+    if args.flat_groups != "keep" and (trainer._is_vlm or trainer.aux_loss_enabled):
+        raise InputError(f"flat_groups {args.flat_groups} is for dense text models: set it to keep")

@@ -1,0 +1,99 @@
+"""The directory of a run: whether it can be used, what is in it, and what is safe there when the run fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import checkpoints, locks
+from .adapters import INITIAL_MODEL
+from .errors import Diverged, InputError, RunFailed
+from .exam.store import EXAM_FILE
+from .metrics import METRICS_FILE
+from .report import REPORT_FILE
+from .runs.state import resume_command
+
+CONFIG_FILE = "config.yaml"
+CONFIG_HEAD = "# sasr "  # the command, as a comment
+EXAMS = "exams"
+_BEFORE_THE_FIRST_STEP = {CONFIG_FILE, INITIAL_MODEL, locks.LOCK_FILE}
+
+
+def check_free(directory: Path) -> None:
+    """Raise `InputError` if the output directory cannot be made or has contents, other than what a run leaves that
+    ended before its first step. Makes nothing, so that a refused run leaves nothing behind."""
+    try:
+        if directory.is_dir() and any(directory.iterdir()) and not _never_trained(directory):
+            again = " or go on with --resume_from_checkpoint" if (directory / CONFIG_FILE).is_file() else ""
+            raise InputError(f"output_dir {directory} is not empty: choose another{again}")
+        above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"output_dir {directory} cannot be written: {above} is a file, or without permission")
+
+
+def _never_trained(directory: Path) -> bool:
+    """Whether all that is there is what a run of ours left that ended before its first step."""
+    config = directory / CONFIG_FILE
+    if {path.name for path in directory.iterdir()} - _BEFORE_THE_FIRST_STEP or not config.is_file():
+        return False
+    with open(config, encoding="utf-8", errors="replace") as file:
+        return file.read(len(CONFIG_HEAD)) == CONFIG_HEAD
+
+
+def claim(directory: Path) -> None:
+    """Make the output directory. Raises `InputError` if it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
+
+
+def clear(directory: Path) -> None:
+    """Remove what a run left that ended before its first checkpoint, all but its settings. Raises `InputError` if it is
+    at work."""
+    if locks.is_held(directory):
+        raise InputError(f"output_dir {directory} is in use by another sasr train: wait for its end")
+    for name in (INITIAL_MODEL, EXAMS, checkpoints.STAGING):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in (METRICS_FILE, EXAM_FILE, REPORT_FILE):
+        (directory / name).unlink(missing_ok=True)
+
+
+def how_to_go_on(directory: Path, step: int) -> str:
+    """What to tell who has stopped a run at this step."""
+    checkpoint = checkpoints.last_checkpoint(directory)
+    if checkpoint is None:
+        return f"stopped before the first checkpoint; begin again with: {resume_command('train', directory)}"
+    again = resume_command("train", directory)
+    saved = "saved in" if checkpoint.name == f"checkpoint-{step}" else "the last checkpoint is"
+    return f"stopped at step {step}, {saved} {checkpoint.name}; go on with: {again}"
+
+
+@contextmanager
+def failures_told(directory: Path) -> Iterator[None]:
+    """Turns what a disk does to a run at work into a [`RunFailed`] that says what is safe, and how to go on."""
+    try:
+        yield
+    except Diverged:
+        raise
+    except RunFailed as error:
+        raise RunFailed(f"{error}; {_what_is_safe(directory)}") from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise RunFailed(f"{where}{error.strerror or error}; {_what_is_safe(directory)}") from error
+
+
+def _what_is_safe(directory: Path) -> str:
+    checkpoint = checkpoints.last_checkpoint(directory)
+    again = resume_command("train", directory)
+    if checkpoint is None:
+        return f"there is no checkpoint yet; when this is mended, begin again with: {again}"
+    return f"{checkpoint.name} is safe; when this is mended, go on with: {again}"

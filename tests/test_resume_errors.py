@@ -1,0 +1,118 @@
+"""Checkpoints that a run cannot go on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import sasr.cli
+from refusals import SMALL, checked
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+@pytest.fixture(scope="module")
+def finished_lora(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished_lora") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory.parent)
+        lora = ["--use_peft", "true", "--lora_r", "2", "--lora_target_modules", "all-linear"]
+        assert sasr.cli.main(["train", *SMALL, "--output_dir", "run", *lora]) == 0
+    return directory
+
+
+@pytest.fixture
+def lora_run(finished_lora):
+    copy = Path(shutil.copytree(finished_lora, "run"))
+    shutil.rmtree(copy / "checkpoint-4")
+    return copy
+
+
+@pytest.fixture
+def run(finished_run):
+    return Path(shutil.copytree(finished_run, "run"))
+
+
+RESUME = ["--output_dir", "run", "--resume_from_checkpoint"]
+
+
+def test_finished_directory_suggests_to_resume(error, run):
+    message = error(*SMALL)
+    assert "run is not empty" in message and "--resume_from_checkpoint" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--gamma", "2"], "gamma: 1.0 then, 2.0 now"),
+        (["--max_steps", "3"], "max_steps: 4 then, 3 now"),
+        (["--seed", "7"], "seed: 42 then, 7 now"),
+        (["--lr_scheduler_type", "linear"], "lr_scheduler_type: constant then, linear now"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_checkpoint_of_another_config(error, run, flags, fragment):
+    message = error(*RESUME, *flags)
+    assert "run/checkpoint-4 belongs to another run" in message and fragment in message
+
+
+def test_checkpoint_of_another_world_size(error, run):
+    path = run / "checkpoint-4" / "sasr_state.json"
+    state = json.loads(path.read_text())
+    state["fingerprint"]["world_size"] = 2
+    path.write_text(json.dumps(state))
+    (path.parent / "sasr_files.json").unlink()  # which knows the old file's checksum
+    assert "world_size: 2 then, 1 now" in error(*RESUME)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--lora_alpha", "64"], "adapter lora_alpha: 32 then, 64 now"),
+        (["--lora_r", "4"], "parameters: "),
+        (["--dtype", "bfloat16"], "dtype: torch.float32 then, torch.bfloat16 now"),
+        (["--train_rows", "30"], "data: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_checkpoint_of_another_model_or_data(lora_run, capsys, flags, fragment):
+    """What only the loaded model shows is still one line, before the first step."""
+    before = (lora_run / "metrics.jsonl").read_text()
+    status = sasr.cli.main(["train", *RESUME, *flags])
+    out, err = capsys.readouterr()
+    assert fragment in checked(status, "", err) and "Traceback" not in out
+    assert (lora_run / "metrics.jsonl").read_text() == before
+
+
+def test_directory_that_is_no_checkpoint(error, run):
+    message = error("--resume_from_checkpoint", "run/initial_model", "--output_dir", "run")
+    assert "is not a checkpoint of sasr" in message and "sasr_state.json" in message
+    (run / "checkpoint-4" / "sasr_state.json").write_text("{")
+    message = error("--resume_from_checkpoint", "run/checkpoint-4")
+    assert "cannot be read" in message and "earlier checkpoint" in message
+
+
+def test_damaged_checkpoint(error, run):
+    for name in ("model.safetensors", "optimizer.pt", "sasr_tensors_0.pt", "trainer_state.json", "rng_state.pth"):
+        checkpoint = shutil.copytree(run / "checkpoint-4", run / "checkpoint-5")
+        (checkpoint / name).unlink()
+        message = error("--resume_from_checkpoint", "run/checkpoint-5")
+        assert f"run/checkpoint-5/{name} is missing" in message and "earlier checkpoint" in message
+        shutil.rmtree(checkpoint)
+
+
+def test_resumed_run_whose_config_is_broken(error, run):
+    (run / "config.yaml").write_text("gamma: [\n")
+    message = error(*RESUME)
+    assert "run/config.yaml" in message and "not valid YAML" in message
+    (run / "config.yaml").write_text("gama: 1\n")
+    assert "unknown setting 'gama'" in error(*RESUME)
+
+
+def test_output_directory_of_a_resumed_run_is_a_file(error, run):
+    Path("file").write_text("")
+    message = error("--resume_from_checkpoint", "run/checkpoint-4", "--output_dir", "file")
+    assert "output_dir file cannot be written" in message

@@ -1,0 +1,208 @@
+"""Through the real trainer: steps without finite gradients, and what follows a collapse."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sasr.cli
+import toy
+from sasr import InputError, safeguards, watch
+from sasr.callbacks import StepCallback
+from sasr.errors import RunFailed
+from test_resume import assert_same, outcome
+
+
+def poisoned(trainer, steps):
+    """The model's hidden states overflow when it is trained in the steps with these indices, and not in rollouts."""
+
+    def hook(module, inputs, output):
+        bad = torch.is_grad_enabled() and trainer.state.global_step in steps
+        return output * math.inf if bad else output
+
+    trainer.model.model.norm.register_forward_hook(hook)
+    return trainer
+
+
+SAVE = {"save_strategy": "steps", "save_steps": 1}
+
+
+@pytest.mark.parametrize("step", [2, 7], ids=["sft", "grpo"])
+@pytest.mark.parametrize("more", [{}, {"separate_optimizer_states": True}, {"max_grad_norm": 0.0}], ids=str)
+def test_a_step_without_finite_gradients_changes_no_weight(tmp_path, caplog, step, more):
+    schedule = {"schedule": "static", **more}
+    trainer = poisoned(toy.trainer(tmp_path / "a", **SAVE, **schedule), {step})
+    trainer.train()
+    weights = [load_file(tmp_path / "a" / f"checkpoint-{i}" / "model.safetensors") for i in range(1, 13)]
+    same = [all(torch.equal(a[name], b[name]) for name in a) for a, b in pairwise(weights)]
+    assert [i + 1 for i, equal in enumerate(same) if equal] == [step]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights[-1].values())
+    skipped = toy.history(trainer, "sasr/skipped_steps")
+    assert skipped == [(None,)] * step + [(1.0,)] * (12 - step)
+    (record,) = [record for record in caplog.records if record.name == "sasr"]
+    kind = "sft" if step < 4 else "grpo"
+    assert record.levelno == logging.WARNING and record.message.startswith(
+        f"step {step + 1}, {kind}: gradient norm nan"
+    )
+
+    resumed = poisoned(toy.trainer(tmp_path / "b", **SAVE, **schedule), {step})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{step}"))
+    assert_same(outcome(tmp_path / "a", 12), outcome(tmp_path / "b", 12))
+
+
+def test_many_in_a_row_end_the_run(tmp_path):
+    trainer = poisoned(toy.trainer(tmp_path, max_skipped_steps=3, **SAVE), set(range(5, 12)))
+    with pytest.raises(RunFailed) as told:
+        trainer.train()
+    message = str(told.value)
+    assert "the gradients of 3 steps in a row, up to step 8, were no finite numbers, the largest weight is" in message
+    assert message.endswith(f"begin a new run, from {tmp_path / 'checkpoint-5'} (--model_name_or_path)")
+    assert toy.history(trainer, "sasr/skipped_steps")[-1] == (3.0,)
+    last = load_file(tmp_path / "checkpoint-8" / "model.safetensors")
+    assert all(
+        torch.equal(tensor, last[name])
+        for name, tensor in load_file(tmp_path / "checkpoint-5" / "model.safetensors").items()
+    )
+
+
+def test_a_run_that_diverges_ends_in_one_line(tmp_path, capsys):
+    """For real: weights that a learning rate of 1e30 has thrown away."""
+    flags = ["--train_rows", "50", "--exam_rows", "0", "--sft_warmup_steps", "20", "--max_steps", "20"]
+    rates = [
+        "--sft_learning_rate",
+        "1e30",
+        "--lr_scheduler_type",
+        "constant",
+        "--save_steps",
+        "1",
+        "--save_total_limit",
+        "9",
+    ]
+    run = tmp_path / "run"
+    assert sasr.cli.main(["train", *flags, *rates, "--output_dir", str(run)]) == 1
+    out, errors = capsys.readouterr()
+    (line,) = errors.splitlines()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert line.startswith("sasr: failed: the gradients of 5 steps in a row, up to step ")
+    assert "lower the learning rates (SFT 1e+30, then 0.001; GRPO " in line
+    assert line.endswith(f"and begin a new run, from {run}/checkpoint-{len(lines) - 5} (--model_name_or_path)")
+    assert [bool(line.get("warnings")) for line in lines[-5:]] == [True] * 5
+    assert [line["loss"] for line in lines[-5:]] == [None] * 5, "transformers would put others' mean there"
+    assert out.count("warning: step ") >= 5 and "step skipped (5 in a row)" in out
+    assert "failed at step" in (run / "report.html").read_text()
+
+
+@pytest.fixture
+def short_window(monkeypatch):
+    """A collapse is seen after four GRPO steps instead of twenty."""
+    monkeypatch.setattr(watch, "WINDOW", 4)
+    monkeypatch.setattr(safeguards, "_SFT_STEPS", 8)
+
+
+def collapsing(trainer, step):
+    """The reward is worth nothing from this step on."""
+    reward = trainer.reward_funcs[0]
+    trainer.reward_funcs[0] = lambda **columns: [
+        value * (trainer.state.global_step < step) + 1e-3 * (i % 2) for i, value in enumerate(reward(**columns))
+    ]
+    return trainer
+
+
+def collapse_rewards(tmp_path, **changes):
+    constant = lambda completions, **_: [0.5 + 0.01 * (i % 2) for i in range(len(completions))]  # noqa: E731
+    settings = {"schedule": "static", "sft_warmup_steps": 2, "max_steps": 30, **SAVE, **changes}
+    return collapsing(toy.trainer(tmp_path, rewards=[constant], **settings), 10)
+
+
+def told(caplog) -> list[str]:
+    """Of the collapse: so short a window has more to say."""
+    texts = [record.message for record in caplog.records if record.name == "sasr"]
+    return [text for text in texts if "GRPO collapses" in text or "back to" in text]
+
+
+def test_collapse_is_told_and_changes_nothing_else(tmp_path, caplog, short_window):
+    trainer = collapse_rewards(tmp_path / "a")
+    trainer.train()
+    (text,) = told(caplog)
+    assert "GRPO collapses: the mean reward of the last 4 GRPO steps is" in text
+    assert {kind for (kind,) in toy.history(trainer, "sasr/p_sft")[2:]} == {0.0}
+
+
+def test_collapse_brings_sft_for_a_while(tmp_path, caplog, short_window):
+    trainer = collapse_rewards(tmp_path / "a", on_collapse="sft")
+    trainer.train()
+    (text,) = told(caplog)
+    at = int(text.split(":")[0].removeprefix("step "))
+    shares = [p for (p,) in toy.history(trainer, "sasr/p_sft")]
+    assert shares == [1.0] * 2 + [0.0] * (at - 2) + [0.5] * 8 + [0.0] * (30 - at - 8)
+    kinds = [sft for (sft,) in toy.history(trainer, "sasr/sft_weight")]
+    assert 0 < sum(kinds[at : at + 8]) < 8 and not any(kinds[at + 8 :])
+    resumed = collapse_rewards(tmp_path / "b", on_collapse="sft")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{at + 3}"))
+    assert_same(outcome(tmp_path / "a", 30), outcome(tmp_path / "b", 30))
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_collapse_goes_back_to_the_best_exam(tmp_path, caplog, short_window, separate):
+    def run(directory: Path):
+        changes = {"on_collapse": "rollback", "separate_optimizer_states": separate, "learning_rate": 1e-12}
+        trainer = collapse_rewards(tmp_path / directory, **changes, save_total_limit=2)
+        trainer.best_checkpoint = lambda: safeguards.best_checkpoint(tmp_path / "a", exams, trainer.state.global_step)
+        return trainer
+
+    exams = {f"step-{step}": {"step": step, "pass_at": {"1": score}} for step, score in ((1, 0.1), (5, 0.3), (8, 0.2))}
+    whole = run("a")
+    whole.train()
+    _, text = told(caplog)
+    assert text.endswith("back to the weights of checkpoint-5, the best exam so far (pass@1 0.300)")
+    at = int(text.split(":")[0].removeprefix("step "))
+    assert (tmp_path / "a" / "checkpoint-5").is_dir(), "it is kept, although only two checkpoints are"
+    # GRPO's rate is next to nothing: the weights afterwards are those of the best exam.
+    best, last = (load_file(tmp_path / "a" / f"checkpoint-{step}" / "model.safetensors") for step in (5, 30))
+    assert at < 30 and all(torch.allclose(best[name], last[name], rtol=0, atol=1e-9) for name in best)
+
+    moments = torch.load(tmp_path / "a" / "checkpoint-30" / "optimizer.pt", weights_only=True)["state"]
+    assert {int(state["step"]) for state in moments.values()} == {30 - at}
+
+
+def test_best_checkpoint_is_one_that_is_there(tmp_path):
+    exams = {
+        str(step): {"step": step, "pass_at": {"1": score}} for step, score in ((0, 1.0), (4, 0.5), (8, 0.7), (9, 0.9))
+    }
+    assert safeguards.best_checkpoint(tmp_path, exams, 9) is None
+    for step in (0, 4, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert safeguards.best_checkpoint(tmp_path, exams, 9) == (tmp_path / "checkpoint-8", 0.7)
+    assert safeguards.best_checkpoint(tmp_path, exams, 7) == (tmp_path / "checkpoint-4", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"on_collapse": "sleep"}, "unknown on_collapse 'sleep': use one of warn, sft, rollback"),
+        ({"max_skipped_steps": 0}, "max_skipped_steps is 0: it must be 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, changes, fragment):
+    with pytest.raises(InputError, match=fragment):
+        toy.settings(tmp_path, **changes)
+
+
+def test_rollback_needs_exams(capsys, tmp_path):
+    assert sasr.cli.main(["train", "--on_collapse", "rollback", "--output_dir", str(tmp_path / "run")]) == 2
+    assert "on_collapse rollback goes back to the best exam: set exam_every" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_step_callback_takes_the_warnings(tmp_path):
+    trainer = toy.trainer(tmp_path)
+    callback = StepCallback(trainer, None)
+    trainer.tell("step 3: something")
+    assert callback._warnings == ["step 3: something"]
