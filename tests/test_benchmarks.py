@@ -65,4 +65,4 @@ def test_sft_benchmark_gives_both_the_same_rows(tmp_path, turns, monkeypatch):
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_every_benchmark_can_be_started(turns, name):
     """With its imports, which nothing else uses."""
-    assert "Run: python benchmarks/" in (__import__(name).__doc__ or "") or name == "turns"
+    assert callable(getattr(__import__(name), "main", None)) or name == "turns"
