@@ -26,8 +26,10 @@ GROUPS = {
         "sft_learning_rate sft_hybrid_learning_rate per_device_sft_batch_size separate_optimizer_states "
         "gradient_checkpointing"
     ),
-    "Rows, budgets, logging": "reward_columns max_prompt_length max_seconds max_rollout_tokens logging_steps",
-    "Task and data": "task task_options data demonstrations train_rows demonstration_rows",
+    "Rows, rewards, budgets, logging": (
+        "reward_columns reward_failures reward_timeout max_prompt_length max_seconds max_rollout_tokens logging_steps"
+    ),
+    "Task and data": "task task_options data bad_rows demonstrations train_rows demonstration_rows",
     "Exams": "exam_rows exam_samples exam_at exam_every exam_data validation_rows exam_split",
 }
 

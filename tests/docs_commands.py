@@ -15,6 +15,7 @@ from pathlib import Path
 import report_data
 import sasr.cli
 import toy
+from sasr.check.command import _read
 from sasr.checkpoints import STATE_FILE
 from sasr.compare import check, command
 from sasr.compare.reading import read
@@ -24,7 +25,7 @@ from sasr.exam.request import read_request
 from sasr.models import check_model
 from sasr.parsing import Parser, parse
 from sasr.report import REPORT_FILE, describe
-from sasr.rows import collect_rows
+from sasr.rows import RowReader, all_rows, collect_rows
 from sasr.run import check_reward_weights
 from sasr.tasks import get_task
 from test_tasks_datasets import GSM8K, KK
@@ -57,7 +58,9 @@ def commands() -> Iterator[Command]:
         text = path.read_text()
         lines = [line for block in blocks(path, "bash") for line in block.replace("\\\n", " ").splitlines()]
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        programs = r"(?:sasr (?:train|exam|compare|runs|report)|make|pip install|torchrun|accelerate launch|python) "
+        programs = (
+            r"(?:sasr (?:train|check|exam|compare|runs|report)|make|pip install|torchrun|accelerate launch|python) "
+        )
         inline = re.findall(rf"(?<!`)`({programs}[^`]+)`", prose)
         for line in [*lines, *(" ".join(text.split()) for text in inline)]:
             for part in line.split(" && "):
@@ -117,7 +120,7 @@ def run_check(words: tuple[str, ...]) -> None:
 
 def _sasr(words: list[str]) -> None:
     name, *argv = words
-    kinds = {"train": _train, "exam": _exam, "compare": _compare, "runs": _runs, "report": _report}
+    kinds = {"train": _train, "check": _check, "exam": _exam, "compare": _compare, "runs": _runs, "report": _report}
     assert name in kinds or words == ["--version"], f"no command {name}"
     if name in kinds and not {"-h", "--help", "--help_all"} & set(argv):
         kinds[name](argv)
@@ -132,6 +135,15 @@ def _train(argv: list[str]) -> None:
         check_model(settings.model.model_name_or_path)
     if (settings.task.data or task.generates) and _is_local(settings.task.data):
         collect_rows(task, settings.task, settings.training)
+
+
+def _check(argv: list[str]) -> None:
+    settings, _ = _read(argv)
+    task = get_task(settings.task.task, settings.task.task_options)
+    if settings.model.model_name_or_path is not None:
+        check_model(settings.model.model_name_or_path)
+    if (settings.task.data or task.generates) and _is_local(settings.task.data):
+        all_rows(RowReader(task), settings.task, settings.training.seed)
 
 
 def _is_local(data: str | None) -> bool:
@@ -222,10 +234,11 @@ def known_flags() -> set[str]:
     parsers = (Parser(), get_args_parser(), launch_command_parser())
     found = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     usages = [sasr.cli._USAGE, command.USAGE]
+    from sasr.check.command import USAGE as check_usage
     from sasr.exam.command import USAGE as exam_usage
     from sasr.report.command import USAGE as report_usage
     from sasr.runs.command import USAGE as runs_usage
 
-    for text in [*usages, exam_usage, report_usage, runs_usage]:
+    for text in [*usages, check_usage, exam_usage, report_usage, runs_usage]:
         found |= set(re.findall(r"--\w+", text))
     return found

@@ -202,7 +202,7 @@ def test_command(capsys):
     for argv in (["trian"], ["--train"]):
         status = sasr.cli.main(argv)
         out, err = capsys.readouterr()
-        assert "the commands are train, compare, exam, runs, report" in checked(status, out, err)
+        assert "the commands are train, check, compare, exam, runs, report" in checked(status, out, err)
 
 
 def test_matched_run_without_hybrid_steps(error):

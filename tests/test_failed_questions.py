@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
@@ -81,11 +80,11 @@ def test_relift_when_all_fails(tmp_path):
 def test_a_question_without_demonstration_does_not_wait(tmp_path):
     data = toy.rows(8).map(lambda row, i: {"completion": None if i < 4 else row["completion"]}, with_indices=True)
     trained, steps = run(
-        tmp_path, schedule="relift", data=data, rewards=lambda completions, **_: [math.nan] * len(completions),
-        max_steps=3,
+        tmp_path, schedule="relift", data=data, rewards=lambda completions, **_: [0.0] * len(completions), max_steps=3,
     )  # fmt: skip
+    assert any(step.queue for step in steps)
     assert all(set(step.queue) <= {0, 1, 2, 3} for step in steps), "indices of demonstrations"
-    assert toy.history(trained, "sasr/unsolved")[0] == (1.0,), "a verifier that fails has not found it correct"
+    assert toy.history(trained, "sasr/unsolved")[0] == (1.0,)
 
 
 @pytest.mark.parametrize("schedule", ["sasr", "random", "alternate", "cosine", "chord_mu", "chord_phi"])

@@ -7,7 +7,7 @@ from peft import LoraConfig
 
 import toy
 from recorded_steps import Recorder, by_level, levels
-from sasr import InputError
+from sasr import InputError, engine_checks
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -93,4 +93,4 @@ def test_a_probe_under_a_loss_scaler(tmp_path):
     trained = toy.trainer(tmp_path, sft_norm_every=2)
     trained.args.fp16 = True
     with pytest.raises(InputError, match="does not work with fp16"):
-        trained._check_engine()
+        engine_checks.check(trained)

@@ -106,6 +106,15 @@ def test_real_hang_is_a_timeout_and_the_next_item_is_judged():
     task.verifier.close()
 
 
+def test_an_expression_too_deep_to_parse_is_a_failure(task):
+    """math-verify swallows the error, which would make a wrong answer of it."""
+    for deep in ("\\sqrt{" * 140 + "5" + "}" * 140, "-" * 900 + "5"):
+        verdict = task.check(rf"\boxed{{{deep}}}", {"answer": "5"})
+        assert not verdict.correct and verdict.failure.startswith("crash: RecursionError"), deep
+    for no_mathematics in (r"\int", r"\begin{cases}", r"\frac\frac", "\x00"):
+        assert task.check(rf"\boxed{{{no_mathematics}}}", {"answer": "5"}).failure is None
+
+
 def test_hanging_worker_from_a_thread(monkeypatch):
     scripted(monkeypatch, "time.sleep(600)")
     task, results = MathTask(timeout=0.2), []
@@ -140,15 +149,15 @@ def test_worker_that_cannot_start(monkeypatch):
     assert MathTask().check(r"\boxed{3+2}", {"answer": "5"}).failure.startswith("crash: ")
 
 
-def test_failures_are_no_reward_and_are_counted(monkeypatch):
+def test_failures_are_no_reward(monkeypatch):
     scripted(monkeypatch, "time.sleep(600)")
     correctness, form = MathTask(timeout=0.1).reward_funcs()
-    metrics = {}
-    columns = {"answer": ["5", "5"], "log_metric": metrics.__setitem__}
+    columns = {"answer": ["5", "5"]}
     completions = [r"\boxed{3+2}", r"\boxed{5}"]
     assert correctness(["p", "p"], completions, **columns) == [None, 1.0]
-    assert metrics == {"verifier_failures": 1.0}
-    assert form(["p", "p"], completions, **columns) == [1.0, 1.0]
+    assert correctness.failures == ["timeout"]
+    # Not its format alone, which would be the reward of a wrong answer.
+    assert form(["p", "p"], completions, **columns) == [None, 1.0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -118,6 +118,9 @@ def test_last_boxed(text, content):
 def test_keep_last_boxed():
     text = parsers.keep_last_boxed(r"\boxed{1}, \boxed{\boxed{2}} and \boxed{3}")
     assert text == r"1, 2 and \boxed{3}"
+    assert parsers.keep_last_boxed(r"\boxed 5, \boxed{\{} \boxed{ \boxed{3}") == r"5, \{ \boxed{ \boxed{3}"
+    deep = 20_000  # quadratic time would be minutes
+    assert parsers.keep_last_boxed("\\boxed{" * deep + "1" + "}" * deep + r"\boxed{2}") == r"1\boxed{2}"
 
 
 @given(messy)

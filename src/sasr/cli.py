@@ -1,5 +1,5 @@
-"""The command line: `sasr train`, `compare`, `exam`, `runs`, `report`. Thin: it finds the settings, runs, and makes
-errors one line."""
+"""The command line: `sasr train`, `check`, `compare`, `exam`, `runs`, `report`. Thin: it finds the settings, runs,
+and makes errors one line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .errors import InputError, RunFailed
 _USAGE = """\
 usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
        sasr train --help | --help_all
+       sasr check --help
        sasr compare --help
        sasr exam --help
        sasr runs [DIR ...]
@@ -28,6 +29,7 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr train                        a tiny model learns a built-in task, from scratch, on a CPU
   sasr train --config gsm8k         a recipe that comes with sasr, or your own YAML file
   sasr train --task jsonl --data rows.jsonl --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --sft_warmup_steps 50
+  sasr check --config gsm8k         what is in the data, and what is wrong with it, before a training
   sasr compare                      methods x seeds at an equal budget, with a table of what the difference is worth
   sasr exam --model runs/stories-1  accuracy, pass@k, diversity and more of a run, a checkpoint or any other model
   sasr runs                         what there is in runs/ and exams/, how far each got, and how to go on
@@ -69,8 +71,8 @@ _COMMON = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console command. Returns the exit status: 0; 1 if a run failed; 2 after wrong input; 130 or
-    143 if it was stopped."""
+    """Entry point of the console command. Returns the exit status: 0; 1 if a run failed or `sasr check` found problems;
+    2 after wrong input; 130 or 143 if it was stopped."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         status = _dispatch(argv)
@@ -106,11 +108,17 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
-    commands = {"train": _train, "compare": _compare, "exam": _exam, "runs": _runs, "report": _report}
+    commands = {"train": _train, "check": _check, "compare": _compare, "exam": _exam, "runs": _runs, "report": _report}
     if argv[0] not in commands:
         names = ", ".join(commands)
         raise InputError(f"unknown command {argv[0]!r}: the commands are {names} (see sasr --help)")
     return commands[argv[0]](argv[1:])
+
+
+def _check(argv: list[str]) -> int:
+    from .check.command import USAGE, check
+
+    return _run_or_help(check, USAGE, argv)
 
 
 def _compare(argv: list[str]) -> int:

@@ -13,7 +13,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import budget, curriculum, plugins, safeguards, spread, warmup
+from . import budget, curriculum, plugins, reward_guard, safeguards, spread, warmup
 from .errors import InputError, require, unknown
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
@@ -115,6 +115,12 @@ class SASRConfig(GRPOConfig):
             which is then the only one there is.
         reward_columns (`list[str]`, *optional*, defaults to `["answer"]`):
             Dataset columns that the rewards need: a row where one is empty serves SFT only.
+        reward_failures (`str`, *optional*, defaults to `"count"`):
+            What it means that a completion could not be judged (a reward function raised, hung or gave no number; the
+            verifier of a task timed out or crashed): `"count"`, it is left out of its group and counted in
+            `verifier_failures`, until nothing could be judged three generations in a row; or `"stop"` at the first.
+        reward_timeout (`float`, *optional*, defaults to `600.0`):
+            Seconds that one call of a reward function, for all completions of a device, may take; 0 for no limit.
         max_prompt_length (`int`, *optional*, defaults to `512`):
             Longest prompt in tokens; a longer one is an error at the start, not a silent cut.
         max_skipped_steps (`int`, *optional*, defaults to `5`):
@@ -190,6 +196,8 @@ class SASRConfig(GRPOConfig):
         default_factory=lambda: ["answer"],
         metadata={"help": "Columns that the rewards need; rows where one is empty serve SFT only."},
     )
+    reward_failures: str = setting("count", "A completion that could not be judged: count (and leave it out), or stop.")
+    reward_timeout: float = setting(600.0, "Seconds that one call of a reward function may take; 0 for no limit.")
     logging_steps: float = setting(1, "Log every so many steps; 1 gives metrics.jsonl one line per step.")
     gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")
@@ -260,11 +268,13 @@ class SASRConfig(GRPOConfig):
         for name in ("sft_share", "mu_peak", "mu_valley", "mu", "failed_decay"):
             require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
         require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
-        for name in ("hint_weight", "sft_norm_every"):
+        for name in ("hint_weight", "sft_norm_every", "reward_timeout"):
             require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
         most = self.num_generations - 1
         require("hpt_gate", self.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
         require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
+        if self.reward_failures not in reward_guard.CHOICES:
+            raise unknown("reward_failures", self.reward_failures, reward_guard.CHOICES)
         require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
         require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
         require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")

@@ -10,6 +10,7 @@ from trl.data_utils import is_conversational
 from . import fused_head, prefill, spread
 from .demonstrations import Ids, end_of_turn_id
 from .resumable import ResumableGRPOTrainer
+from .reward_guard import RewardGuard
 
 
 class ObservedGRPOTrainer(ResumableGRPOTrainer):
@@ -25,6 +26,8 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     generated_tokens = 0
     refilling = False
     _rewards_per_func: torch.Tensor
+    reward_funcs: list[Any]
+    reward_guard: RewardGuard
 
     def stop_at_end_of_turn(self) -> None:
         """Let rollouts end with the chat template's end of turn too."""
@@ -39,6 +42,11 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
             # By itself vLLM stops at the EOS of the model's directory alone.
             engine = self.vllm_generation
             engine.generation_kwargs = {"stop_token_ids": self.eos_token_ids, **engine.generation_kwargs}
+
+    def guard_rewards(self) -> None:
+        """Let no reward function end the training, or give a reward that is none (`sasr.reward_guard`)."""
+        self.reward_guard = RewardGuard(self)
+        self.reward_funcs = self.reward_guard.wrap(self.reward_funcs, self.reward_func_names)
 
     def hints_for_rollouts(self) -> list[Ids]:
         """Token ids that this rank's rollouts begin with, one list each, or an empty list for none at all."""
@@ -60,7 +68,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         # They are no part of what TRL reports on rollouts.
         self._pending_metrics.clear()
         self._pending_extra_logs.clear()
-        return rewards[: len(inputs)]
+        return self.reward_guard.settle(rewards)[: len(inputs)]
 
     def _texts(self, prompts: list, completion_ids: list[Ids]) -> list:
         texts = self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
@@ -69,7 +77,10 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         return [[{"role": "assistant", "content": text}] for text in texts]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        failures = self.reward_guard.count(rewards, further=self._refilling)
+        self._metrics["train" if self.model.training else "eval"]["verifier_failures"].append(float(failures))
+        self._rewards_per_func = self.reward_guard.settle(rewards)
         return self._rewards_per_func
 
     def _generate_and_score_completions(self, inputs):

@@ -2,24 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 from .config import SASRConfig
 from .demonstrations import tokenize_prompts
 from .errors import InputError
 from .task_config import TaskConfig
 from .tasks.base import Row, Task, hold_out, text_of
-from .tasks.loading import load_rows
+from .tasks.loading import generated_rows, located_rows
 
 
-def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list[Row], list[Row], list[Row]]:
+class RowReader:
+    """Reads the rows of a task, and remembers where each comes from and what was left out.
+
+    Args:
+        task ([`Task`]): Whose rows.
+        bad_rows (`str`): As in [`TaskConfig`].
+
+    Attributes:
+        skipped (`list[str]`): What is wrong with each record that was left out.
+    """
+
+    def __init__(self, task: Task, bad_rows: str = "error"):
+        self.task, self.bad_rows = task, bad_rows
+        self.skipped: list[str] = []
+        self._places: dict[int, tuple[str, Row]] = {}
+
+    def load(self, data: str | None, split: Literal["train", "test"]) -> list[Row]:
+        """As [`sasr.tasks.load_rows`]."""
+        return self._known(located_rows(self.task, data, split, self.skipped if self.bad_rows == "skip" else None))
+
+    def generate(self, count: int | None, seed: int | None, split: Literal["train", "test"]) -> list[Row]:
+        """As [`Task.generate`]."""
+        return self._known(generated_rows(self.task, count, seed, split))
+
+    def place(self, row: Row) -> str:
+        """Where a row comes from, such as `rows.jsonl:12`."""
+        return self._places[id(row)][0]
+
+    def note(self) -> str | None:
+        """What was left out, in one line."""
+        if not self.skipped:
+            return None
+        return f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}"
+
+    def changed(self, row: Row, **changes: Any) -> Row:
+        """The row with other values, from the same place."""
+        new = {**row, **changes}
+        self._places[id(new)] = (self.place(row), new)
+        return new
+
+    def _known(self, located: list[tuple[str, Row]]) -> list[Row]:
+        # By identity, with the row beside it: as long as it is kept, no other object has its id.
+        self._places.update((id(row), (where, row)) for where, row in located)
+        return [row for _, row in located]
+
+
+def collect_rows(
+    task: Task, config: TaskConfig, args: SASRConfig, reader: RowReader | None = None
+) -> tuple[list[Row], list[Row], list[Row]]:
     """(training rows, rows of a separate demonstration file, held-out rows of the split that the exams use). Raises
     `InputError` for a task that lacks what the schedule needs."""
-    rows, held_out = _all_rows(task, config, args.seed)
-    if config.train_rows is not None:
-        rows = rows[: config.train_rows]
-    if config.demonstration_rows is not None:
-        kept = config.demonstration_rows
-        rows = [row if i < kept else {**row, "completion": None} for i, row in enumerate(rows)]
-    demonstrations = load_rows(task, config.demonstrations, "train") if config.demonstrations else []
+    reader = RowReader(task, config.bad_rows) if reader is None else reader
+    rows, held_out = all_rows(reader, config, args.seed)
+    demonstrations = reader.load(config.demonstrations, "train") if config.demonstrations else []
+    check_needs(task, rows, demonstrations, args)
+    return rows, demonstrations, _with_answer(held_out[config.exam_split])
+
+
+def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SASRConfig) -> None:
+    """Raise `InputError` if the schedule needs demonstrations or answers that there are not."""
     if not rows:
         raise InputError("no training rows are left: give more data, or fewer exam_rows and validation_rows")
     uses_sft, uses_grpo = args.kinds_of_steps(args.build_schedule())
@@ -31,41 +84,54 @@ def collect_rows(task: Task, config: TaskConfig, args: SASRConfig) -> tuple[list
         raise InputError(
             f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"
         )
-    return rows, demonstrations, _with_answer(held_out[config.exam_split])
 
 
-def held_out_rows(task: Task, config: TaskConfig, seed: int) -> list[Row]:
+def held_out_rows(reader: RowReader, config: TaskConfig, seed: int) -> list[Row]:
     """The rows that a run with these settings examines its model on."""
-    return _with_answer(_all_rows(task, config, seed)[1][config.exam_split])
+    return _with_answer(all_rows(reader, config, seed)[1][config.exam_split])
 
 
-def _all_rows(task: Task, config: TaskConfig, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
-    if config.data is None and task.generates:
-        return _generated(task, config, seed)
-    return _loaded(task, config)
+def all_rows(
+    reader: RowReader, config: TaskConfig, seed: int, whole_exam: bool = False
+) -> tuple[list[Row], dict[str, list[Row]]]:
+    """(training rows, held-out rows by split), the rows without an answer among them. With `whole_exam` the test rows
+    are all those of `exam_data`, if it is given, instead of `exam_rows` different ones."""
+    test = None
+    if config.exam_data is not None:
+        test = reader.load(config.exam_data, "test")
+        test = test if whole_exam else hold_out(test, config.exam_rows)[1]
+    if config.data is None and reader.task.generates:
+        rows, held_out = _generated(reader, config, seed, test)
+    else:
+        rows, held_out = _split(reader.load(config.data, "train"), config, test)
+    if config.train_rows is not None:
+        rows = rows[: config.train_rows]
+    if config.demonstration_rows is not None:
+        kept = config.demonstration_rows
+        rows = [row if i < kept else reader.changed(row, completion=None) for i, row in enumerate(rows)]
+    return rows, held_out
+
+
+def seen_in(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """Those of `rows` whose prompt is one of `others` too."""
+    known = _prompts(others)
+    return [row for row in rows if text_of(row["prompt"]) in known]
 
 
 def _with_answer(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.get("answer") is not None]
 
 
-def _generated(task: Task, config: TaskConfig, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
-    rows = task.generate(config.train_rows, seed, "train")
-    if config.exam_data is not None:
-        return _split(rows, config, _exam_rows(task, config))
+def _generated(
+    reader: RowReader, config: TaskConfig, seed: int, test: list[Row] | None
+) -> tuple[list[Row], dict[str, list[Row]]]:
+    rows = reader.generate(config.train_rows, seed, "train")
+    if test is not None:
+        return _split(rows, config, test)
     count = config.exam_rows + config.validation_rows
-    held_out = task.generate(count, seed, "test") if count else []
+    held_out = reader.generate(count, seed, "test") if count else []
     # The test rows come first: how many validation rows follow does not change them.
     return rows, {"test": held_out[: config.exam_rows], "validation": held_out[config.exam_rows :]}
-
-
-def _loaded(task: Task, config: TaskConfig) -> tuple[list[Row], dict[str, list[Row]]]:
-    rows = load_rows(task, config.data, "train")
-    return _split(rows, config, None if config.exam_data is None else _exam_rows(task, config))
-
-
-def _exam_rows(task: Task, config: TaskConfig) -> list[Row]:
-    return hold_out(load_rows(task, config.exam_data, "test"), config.exam_rows)[1]
 
 
 def _split(rows: list[Row], config: TaskConfig, test: list[Row] | None) -> tuple[list[Row], dict[str, list[Row]]]:
@@ -83,7 +149,7 @@ def _split(rows: list[Row], config: TaskConfig, test: list[Row] | None) -> tuple
     return [row for row in rows if text_of(row["prompt"]) not in apart], {"test": test, "validation": validation}
 
 
-def _prompts(rows: list[Row]) -> set[str]:
+def _prompts(rows: Sequence[Row]) -> set[str]:
     return {text_of(row["prompt"]) for row in rows}
 
 

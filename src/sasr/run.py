@@ -27,7 +27,7 @@ from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
-from .rows import check_lengths, collect_rows
+from .rows import RowReader, check_lengths, collect_rows, seen_in
 from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, failures_told, how_to_go_on
 from .tasks import get_task
 from .tasks.base import Row, Task
@@ -77,7 +77,9 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if is_adapter(Path(name).expanduser()):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args)
-    train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args)
+    reader = RowReader(task, settings.task.bad_rows)
+    train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
+    seen = len(seen_in(exam_rows, train_rows))
     tokenizer_options: dict[str, Any] = {
         "revision": settings.model.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -100,6 +102,13 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
+    if note := reader.note():
+        say(note)
+    if seen:
+        say(
+            f"note: {seen} of the {len(exam_rows)} rows of the exams are training rows too, so the exams flatter: "
+            "take them out of one of the files (sasr check names them)"
+        )
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     model, tokenizer = load_model(
         name,

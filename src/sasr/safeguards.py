@@ -108,7 +108,8 @@ def best_checkpoint(directory: Path, exams: dict, step: int) -> tuple[Path, floa
 
 
 def _last(metrics: dict, key: str) -> float | None:
-    return metrics[key][-1] if metrics.get(key) else None
+    value = metrics[key][-1] if metrics.get(key) else None
+    return None if value is None or math.isnan(value) else value  # no completion of the generation could be judged
 
 
 def _roll_back(trainer: SASRTrainer) -> None:

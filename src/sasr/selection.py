@@ -68,14 +68,15 @@ class Selection:
         failed_at (`dict[int, int]`): Indices of the demonstrations of failed questions that wait, each with the step in
             which it failed last: the state.
         asked (`list[int]`): Rows asked in the current rollouts, one per group, in the global order.
-        outcomes (`list[float]`): Share of correct rollouts of each question of the last generation.
+        outcomes (`list[float | None]`): Share of correct rollouts, among those that could be judged, of each question
+            of the last generation; `None` where none could.
     """
 
     def __init__(self, trainer: SASRTrainer):
         self.trainer = trainer
         self.failed_at: dict[int, int] = {}
         self.asked: list[int] = []
-        self.outcomes: list[float] = []
+        self.outcomes: list[float | None] = []
         self._rewards: dict[int, torch.Tensor] = {}  # of demonstrations
 
     @property
@@ -146,19 +147,24 @@ class Selection:
             The demonstrations of the step, `None` if they do not depend on the rollouts, and this rank's advantages.
         """
         group = self.trainer.num_generations
-        correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)  # NaN, a verifier's failure, is not correct
-        self._note(correct)
+        correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)
+        unjudged = rewards.isnan().all(1).view(-1, group).sum(1)
+        self._note(correct, unjudged)
         advantages = output["advantages"]
         if plan.demonstrations == "gated":
-            return self._gated(plan, correct, advantages)
+            # Those that could not be judged may have been correct.
+            return self._gated(plan, correct + unjudged, advantages)
         if plan.demonstrations == "group":
             return self._grouped(plan, rewards, output)
         return None, advantages
 
-    def _note(self, correct: torch.Tensor) -> None:
+    def _note(self, correct: torch.Tensor, unjudged: torch.Tensor) -> None:
         trainer = self.trainer
-        for row, count in zip(self.asked, correct.tolist(), strict=True):
-            share = count / trainer.num_generations
+        for row, count, unknown in zip(self.asked, correct.tolist(), unjudged.tolist(), strict=True):
+            if unknown == trainer.num_generations:
+                self.outcomes.append(None)
+                continue  # neither failed nor solved
+            share = count / (trainer.num_generations - unknown)
             self.outcomes.append(share)
             if trainer.curriculum is not None:
                 trainer.curriculum.observe(row, share)

@@ -61,7 +61,9 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
 def _log_questions(trainer: SASRTrainer) -> None:
     metrics, selection, curriculum = trainer._metrics["train"], trainer.selection, trainer.curriculum
     if selection.outcomes:
-        metrics["sasr/unsolved"].append(_mean([share == 0 for share in selection.outcomes]))
+        known = [share == 0 for share in selection.outcomes if share is not None]
+        if known:
+            metrics["sasr/unsolved"].append(_mean(known))
         metrics["sasr/failed_waiting"] = [float(len(selection.failed_at))]
         if trainer.args.flat_groups == "resample":
             metrics["sasr/questions"].append(float(len(selection.outcomes)))

@@ -10,6 +10,7 @@ from typing import Any
 from .errors import InputError, require, unknown
 
 EXAMS = ("initial", "warmup", "final")
+BAD_ROWS = ("error", "skip")
 
 
 def setting(default, text: str):
@@ -45,6 +46,9 @@ class TaskConfig:
             Defaults to the task's own dataset.
         demonstrations (`str`, *optional*):
             Rows whose worked solutions SFT uses instead of those in `data`.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            What a record means that cannot be used (no JSON, a missing field, an answer that nothing can match, ...):
+            `"error"` ends before training and names its file and line, `"skip"` leaves it out and says how many were.
         exam_data (`str`, *optional*):
             Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt, at most a tenth.
         train_rows (`int`, *optional*):
@@ -75,6 +79,7 @@ class TaskConfig:
     )
     data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
     demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
+    bad_rows: str = setting("error", "A record that cannot be used: error, or skip, which leaves it out and counts it.")
     exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")
     train_rows: int | None = setting(None, "Use this many training rows (stories: generate that many).")
     demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
@@ -102,6 +107,8 @@ class TaskConfig:
                 raise unknown("exam_at", label, EXAMS)
         if len(set(self.exam_at)) < len(self.exam_at):
             raise InputError(f"exam_at names a moment twice ({', '.join(self.exam_at)}): each exam is taken once")
+        if self.bad_rows not in BAD_ROWS:
+            raise unknown("bad_rows", self.bad_rows, BAD_ROWS)
         if self.exam_split not in ("test", "validation"):
             raise unknown("exam_split", self.exam_split, ("test", "validation"))
         if self.exam_split == "validation" and not self.validation_rows:

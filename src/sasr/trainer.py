@@ -101,9 +101,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.reference = reference.Reference(self)
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
         self.watch = Watch()
-        self.tell: safeguards.Tell = logging.getLogger(
-            "sasr"
-        ).warning  # what the watch says; the live view takes it over
+        self.tell: safeguards.Tell = logging.getLogger("sasr").warning  # of the watch; a live view takes it over
         self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
         self.optimizer_states: OptimizerStates | None = None
         self.selection = Selection(self)
@@ -133,6 +131,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             raise InputError("there are GRPO steps but no row has an answer to verify: add answers, or use sft")
         if uses_grpo and self.reward_funcs == [_no_reward]:
             raise InputError("there are GRPO steps but no reward: pass reward_funcs, or use schedule sft")
+        self.guard_rewards()
         # The two streams must not be the same permutation, or SFT would follow the rollouts' questions.
         self.sft_stream = RowStream(len(self.demonstrations), args.seed + 1)
         self.rl_stream = RowStream(len(self.rl_rows), args.seed, self.shuffle_dataset)

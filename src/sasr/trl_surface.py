@@ -29,7 +29,8 @@ REPLACED = ("_use_triton",)
 ATTRIBUTES = (
     "_step", "_buffered_inputs", "_metrics", "_tokenizer", "_tr_loss", "_total_loss_scalar", "_globalstep_last_logged",
     "generation_config", "generation_kwargs", "eos_token_ids", "num_generations", "num_iterations", "log_completions",
-    "ref_model", "beta", "reward_weights", "scale_rewards", "_pending_metrics", "_pending_extra_logs",
+    "ref_model", "beta", "reward_weights", "reward_funcs",
+    "reward_func_names", "scale_rewards", "_pending_metrics", "_pending_extra_logs",
     "temperature", "chat_template_kwargs", "use_vllm", "vllm_generation", "shuffle_dataset", "loss_type",
     "aux_loss_enabled", "_is_vlm", "use_transformers_continuous_batching",
     "current_gradient_accumulation_steps",

@@ -28,6 +28,7 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
   --task NAME          stories, gsm8k, math, kk, jsonl, ..., reasoning_gym/NAME, or your own as module:object
   --task_options JSON  its options, as in '{"steps": 5}' [those of the run, if the task is the run's]
   --data FILE          rows to ask, in file order; default: held out by the run, generated, or the Hub's test split
+  --bad_rows skip      leave out records that cannot be used, and say how many [error, or that of the run]
   --difficulty D ...   only rows of these difficulties
   --rows N             at most so many rows [exam_rows of the run, or 200]
   --n N                sampled completions of each row [exam_samples of the run, or 8]
@@ -82,6 +83,7 @@ def _run(request: Request, directory: Path, again: str) -> None:
     from sasr.exam.store import ExamDirectory, digest_of_model
     from sasr.exam.view import ExamView
     from sasr.models import load_tokenizer
+    from sasr.rows import RowReader
     from sasr.tasks import get_task
 
     # Everything that can be wrong, cheapest first, before a model is loaded.
@@ -89,12 +91,14 @@ def _run(request: Request, directory: Path, again: str) -> None:
     names = [name for name in (request.model, request.initial_model) if name is not None]
     for name in names:
         _check_model(name)
-    rows = exam_rows(task, request)
+    reader = RowReader(task, request.bad_rows)
+    rows = exam_rows(task, request, reader)
+    notes = [note] if (note := reader.note()) else []
     if request.perturb:
         if "all" in request.perturb and not task.perturbations():
             raise InputError(f"task {task.name} knows no perturbation: leave --perturb out")
         rows += perturbed_rows(task, rows, request.perturb)
-    others = demonstrations(request) if request.nll_task is not None else []
+    others = demonstrations(request, notes.append) if request.nll_task is not None else []
     # The same names may stand for other rows and weights by the time that an exam goes on.
     digests = {
         "rows_digest": digest_rows(rows),
@@ -111,6 +115,8 @@ def _run(request: Request, directory: Path, again: str) -> None:
     templated = tokenizers[0].chat_template is not None
     rows, others = (for_model(part, request.model, templated) for part in (rows, others))
     with closing(store), ExamView() as view:
+        for note in notes:
+            view.message(note)
         asked = f"{request.model} on {request.task}: {len(rows)} rows, {request.n} sampled and 1 greedy completion each"
         view.message(f"{asked}; all of it goes to {directory}" if figures is None else f"{asked}; done before")
         if figures is None:

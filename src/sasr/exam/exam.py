@@ -25,7 +25,9 @@ from sasr.exam.engines import Engine, Progress, Sampling, TransformersEngine
 from sasr.exam.generation import eos_ids_of, untouched
 from sasr.exam.measures import by_difficulty, path_diversity, wrong_reason
 from sasr.exam.passk import bootstrap_interval, pass_at_k
-from sasr.tasks.base import Row, Task
+from sasr.tasks.base import Row, Task, Verdict
+from sasr.tasks.judging import judge_all
+from sasr.tasks.text import one_line
 
 Record = dict[str, Any]
 
@@ -174,7 +176,7 @@ def examine_rows(
         completion_ids = engine.complete(prompt_ids, samples, sampling, progress)
         flat = [ids for of_row in completion_ids for ids in of_row]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
-        verdicts = task.check_all(texts, [row for row in rows for _ in range(1 + samples)])
+        verdicts = judge_all(task, texts, [row for row in rows for _ in range(1 + samples)])
     step = 1 + samples
     judged = [
         {
@@ -183,8 +185,7 @@ def examine_rows(
             "correct": bool(verdict.correct),
             "well_formed": bool(verdict.well_formed),
             "truncated": ids[-1] not in eos_ids,
-            "failure": verdict.failure,
-            **_reasoning(task, text, rows[i // step], verdict.correct),
+            **_reasoning(task, text, rows[i // step], verdict),
             **({"token_ids": ids} if keep_token_ids else {}),
         }
         for i, (ids, text, verdict) in enumerate(zip(flat, texts, verdicts, strict=True))
@@ -201,14 +202,19 @@ def examine_rows(
     ]
 
 
-def _reasoning(task: Task, text: str, row: Row, correct: bool) -> Record:
+def _reasoning(task: Task, text: str, row: Row, verdict: Verdict) -> Record:
     """Only of correct completions, the only ones that are looked at: on MATH it takes longer than the check."""
-    path = task.path(text, row) if correct else None
-    return {
-        # As text, because JSON has no tuples and lists cannot be counted.
-        "path": path if path is None or isinstance(path, str) else " ; ".join(path),
-        "steps_valid": task.steps_valid(text, row) if correct else None,
-    }
+    path = steps_valid = None
+    failure = verdict.failure
+    if verdict.correct:
+        try:
+            path = task.path(text, row)
+            # As text, because JSON has no tuples and lists cannot be counted.
+            path = path if path is None or isinstance(path, str) else " ; ".join(path)
+            steps_valid = task.steps_valid(text, row)
+        except Exception as error:  # in a task of the user's own, hours into a run
+            path, failure = None, f"path or steps_valid: {type(error).__name__}: {one_line(error, 150)}"
+    return {"failure": failure, "path": path, "steps_valid": steps_valid}
 
 
 def merge_records(parts: Sequence[Sequence[Record]]) -> list[Record]:

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sasr.errors import InputError
 from sasr.exam.measures import ascending
 from sasr.exam.request import Request
-from sasr.rows import held_out_rows
+from sasr.rows import RowReader, held_out_rows
 from sasr.task_config import TaskConfig
 from sasr.tasks import get_task
 from sasr.tasks.base import Row, Task
-from sasr.tasks.loading import as_conversation, located_rows
+from sasr.tasks.loading import as_conversation
 from sasr.tasks.perturb import perturbed
 from sasr.tasks.text import one_line
 
 _GENERATED = 10  # rows for each one that is wanted, where only those of some difficulties are
 
 
-def exam_rows(task: Task, request: Request) -> list[Row]:
+def exam_rows(task: Task, request: Request, reader: RowReader | None = None) -> list[Row]:
     """At most `request.rows` rows of the wanted difficulties, in a fixed order. Raises `InputError` for one without an
     answer, naming its line, and for a difficulty that no row has."""
+    reader = RowReader(task, request.bad_rows) if reader is None else reader
     generated = request.rows * (_GENERATED if request.difficulty else 1)
     if request.held_out:
-        rows = [("a row that the run held out", row) for row in _held_out(task, request, generated)]
+        rows = [("a row that the run held out", row) for row in _held_out(reader, request, generated)]
     elif request.data is None and task.generates:
-        rows = [(f"generated row {i}", row) for i, row in enumerate(task.generate(generated, None, "test"), 1)]
+        rows = [(reader.place(row), row) for row in reader.generate(generated, None, "test")]
     else:
-        rows = located_rows(task, request.data, "test")
+        rows = [(reader.place(row), row) for row in reader.load(request.data, "test")]
     if request.difficulty:
         rows = _of_difficulty(rows, request.difficulty)
     for where, row in rows[: request.rows]:
@@ -60,26 +61,31 @@ def perturbed_rows(task: Task, rows: list[Row], kinds: Sequence[str]) -> list[Ro
     ]
 
 
-def _held_out(task: Task, request: Request, most: int) -> list[Row]:
+def _held_out(reader: RowReader, request: Request, most: int) -> list[Row]:
     run = request.run or {}
     config = TaskConfig(**{key: run[key] for key in TaskConfig.__dataclass_fields__ if run.get(key) is not None})
-    if config.exam_split == "test" and (config.exam_data is not None or (config.data is None and task.generates)):
+    if config.exam_split == "test" and (
+        config.exam_data is not None or (config.data is None and reader.task.generates)
+    ):
         # These rows are no training rows, however many they are; others were set apart only as far as exam_rows goes.
         config = replace(config, exam_rows=most if config.exam_data is None else sys.maxsize)
-    rows = held_out_rows(task, config, int(run.get("seed", 42)))
+    rows = held_out_rows(reader, config, int(run.get("seed", 42)))
     if not rows:
         raise InputError(f"the run of {request.model} held out no rows: give --data")
     return rows
 
 
-def demonstrations(request: Request) -> list[Row]:
-    """The first `request.rows` rows of `nll_task` that have a worked solution."""
+def demonstrations(request: Request, say: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """The first `request.rows` rows of `nll_task` that have a worked solution. `say` is told what was left out."""
     assert request.nll_task is not None
     task = get_task(request.nll_task, request.task_options if request.nll_task == request.task else None)
+    reader = RowReader(task, request.bad_rows)
     if request.nll_data is None and task.generates:
-        rows = task.generate(request.rows, None, "test")
+        rows = reader.generate(request.rows, None, "test")
     else:
-        rows = [row for _, row in located_rows(task, request.nll_data, "test")]
+        rows = reader.load(request.nll_data, "test")
+    if note := reader.note():
+        say(note)
     rows = [row for row in rows if row.get("completion")][: request.rows]
     if not rows:
         raise InputError(f"nll_task {request.nll_task}: no row has a worked solution (completion): give other nll_data")

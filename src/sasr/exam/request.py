@@ -12,7 +12,7 @@ from sasr.errors import InputError, did_you_mean, unknown
 from sasr.exam.engines import ENGINES
 from sasr.exam.vllm_engine import check_vllm
 from sasr.flags import Flags
-from sasr.task_config import json_mapping
+from sasr.task_config import BAD_ROWS, json_mapping
 
 CONFIG_FILE = "config.yaml"  # of a run of sasr train
 _DEFAULTS: dict[str, Any] = {
@@ -38,7 +38,7 @@ _NAMES_OF_RUNS = {
 _UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": (), "k": (), "difficulty": ()}
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 _KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}
-_TEXTS = ("model", "task", "data", "dtype", "engine", "initial_model", "nll_task", "nll_data", "output_dir")
+_TEXTS = ("model", "task", "data", "bad_rows", "dtype", "engine", "initial_model", "nll_task", "nll_data", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Request:
         model (`str`): Directory, GGUF file or hub name of the model.
         task (`str`), data (`str`, *optional*): What to ask. Without `data` the rows that the run held out, those that
             the task generates, or the test split of its dataset on the Hub.
+        bad_rows (`str`): `"error"`, or `"skip"` to leave out what cannot be used.
         task_options (`dict`, *optional*): What the task is made with.
         difficulty (`tuple[str, ...]`): Ask only rows of these; of all if empty.
         rows (`int`), n (`int`): Rows, and sampled completions of each.
@@ -70,6 +71,7 @@ class Request:
     task: str
     task_options: dict[str, Any] | None
     data: str | None
+    bad_rows: str
     difficulty: tuple[str, ...]
     rows: int
     n: int
@@ -113,7 +115,8 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """What decides the result, JSON-safe."""
         values = asdict(self)
-        del values["output_dir"], values["run"]
+        # Which rows are left out shows in the digest of those that are asked.
+        del values["output_dir"], values["run"], values["bad_rows"]
         # None where not given, as if it were not there: the directory of an earlier version has no such key.
         return {**values, "k": self.k or None, "difficulty": self.difficulty or None}
 
@@ -134,7 +137,11 @@ def read_request(argv: list[str]) -> Request:
         if given.get("task", values["task"]) == values["task"]:
             values["task_options"] = run.get("task_options")
         values |= {ours: run[theirs] for ours, theirs in _NAMES_OF_RUNS.items() if run.get(theirs)}
+        values["bad_rows"] = run.get("bad_rows")
     values |= given
+    values["bad_rows"] = values["bad_rows"] or "error"
+    if values["bad_rows"] not in BAD_ROWS:
+        raise unknown("bad_rows", values["bad_rows"], BAD_ROWS)
     if values["task"] is None:
         raise InputError(f"no task: give --task ({given['model']} is not a run of sasr train, which would name one)")
     for name in ("rows", "n", "max_new_tokens", "batch_size"):

@@ -18,10 +18,12 @@ _PLAIN_SECONDS = 30.0
 
 
 class ExamView(TerminalView):
-    """Shows an exam.
+    """Shows an exam, or another count of judged completions.
 
     Arguments are those of [`TerminalView`].
     """
+
+    unit = "completions"
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         super().__init__(console, clock)
@@ -59,7 +61,7 @@ class ExamView(TerminalView):
 
     def _state(self) -> str:
         new, seconds = self._done - self._first, self._clock() - self._started
-        state = f"{self._done}/{self._total} completions"
+        state = f"{self._done}/{self._total} {self.unit}"
         if not new or seconds <= 0:
             return state
         left = (self._total - self._done) * seconds / new

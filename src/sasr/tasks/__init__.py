@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sasr import plugins
-from sasr.errors import InputError, unknown
+from sasr.errors import InputError, require, unknown
 from sasr.tasks.base import Row, Task, Verdict, hold_out, text_of
 from sasr.tasks.gsm8k import GSM8KTask
 from sasr.tasks.gym import PREFIX, ReasoningGymTask
 from sasr.tasks.jsonl import JsonlTask
+from sasr.tasks.judging import OwnJudge, judge_all
 from sasr.tasks.kk import KnightsKnavesTask
 from sasr.tasks.loading import as_conversation, load_rows
 from sasr.tasks.math import MathTask
@@ -43,6 +44,7 @@ __all__ = [
     "as_conversation",
     "get_task",
     "hold_out",
+    "judge_all",
     "load_rows",
     "text_of",
 ]
@@ -67,4 +69,13 @@ def get_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
         if spec.startswith(PREFIX):
             return ReasoningGymTask(spec.removeprefix(PREFIX), options)
         raise unknown("task", spec, [*TASKS, f"{PREFIX}NAME"], "module:object for your own")
+    task = load_own(spec, options)
+    if task.judged_apart:
+        require(f"task '{spec}': check_timeout", task.check_timeout, lambda v: v > 0, "a number above 0")
+        object.__setattr__(task, "judge", OwnJudge(spec, options, task.check_timeout))  # it may be a frozen dataclass
+    return task
+
+
+def load_own(spec: str, options: Mapping[str, Any]) -> Task:
+    """The task that `module:object` stands for, judged in this process."""
     return plugins.load(spec, "task", lambda found: isinstance(found, Task), "sasr.tasks.Task", options)

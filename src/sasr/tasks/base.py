@@ -14,9 +14,12 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sasr.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from sasr.tasks.judging import OwnJudge
 
 Row = dict[str, Any]
 # Gives the columns that change, or None where the row cannot be perturbed so.
@@ -46,10 +49,16 @@ class Task(ABC):
         name: What `--task` calls it.
         default_data: Dataset on the Hub (`owner/name` or `owner/name:config`) when no file is given; `None` for tasks
             that generate their rows or need a file.
+        judged_apart: Whether the completions of a task named `module:object` are judged in a process of its own, which
+            is killed when it hangs. `False` for one that has to share this process's memory.
+        check_timeout: Seconds that the check of one completion may take there.
     """
 
     name: ClassVar[str]
     default_data: ClassVar[str | None] = None
+    judged_apart: ClassVar[bool] = True
+    check_timeout: ClassVar[float] = 10.0
+    judge: OwnJudge | None = None
 
     @abstractmethod
     def to_row(self, record: Mapping[str, Any]) -> Row:
@@ -130,36 +139,56 @@ class Task(ABC):
 
     def reward_funcs(self) -> list[Callable[..., list[float | None]]]:
         """Rewards in TRL's form, in this order: correctness, format. A completion that the verifier could not judge
-        gets `None` for correctness (TRL leaves it out of the mean) and is counted in the metric `verifier_failures`."""
-        return [_Correctness(self), _Format(self)]
+        gets `None` from both: TRL leaves it out of its group, and [`SASRTrainer`] counts it in `verifier_failures`."""
+        judged = _Judged(self)
+        return [_Correctness(judged), _Format(judged)]
 
 
-class _Reward:
+class _Judged:
+    """The verdicts of the last completions, which both rewards ask for: a check may be expensive."""
+
     def __init__(self, task: Task):
         self.task = task
+        self._asked: tuple[list[str], list[Row]] | None = None
+        self._verdicts: list[Verdict] = []
 
-    def verdicts(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Verdict]:
+    def __call__(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Verdict]:
+        from sasr.tasks.judging import judge_all
+
         lists = {key: value for key, value in columns.items() if isinstance(value, list)}
         rows = [{key: value[i] for key, value in lists.items()} for i in range(len(completions))]
-        return self.task.check_all([text_of(completion) for completion in completions], rows)
+        asked = [text_of(completion) for completion in completions], rows
+        if asked != self._asked:
+            self._verdicts = judge_all(self.task, *asked)
+            self._asked = asked
+        return self._verdicts
 
 
-class _Correctness(_Reward):
+class _Correctness:
     __name__ = "correctness"
+    judges = True  # no other reward can make up for one that it does not give
+
+    def __init__(self, judged: _Judged):
+        self.judged = judged
+        self.failures: list[str] = []
 
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
-        verdicts = self.verdicts(completions, columns)
-        log_metric = columns.get("log_metric")
-        if log_metric is not None:
-            log_metric("verifier_failures", float(sum(v.failure is not None for v in verdicts)))
-        return [None if v.failure is not None else float(v.correct) for v in verdicts]
+        verdicts = self.judged(completions, columns)
+        self.failures = [verdict.failure for verdict in verdicts if verdict.failure is not None]
+        return [None if verdict.failure is not None else float(verdict.correct) for verdict in verdicts]
 
 
-class _Format(_Reward):
+class _Format:
     __name__ = "format"
 
+    def __init__(self, judged: _Judged):
+        self.judged = judged
+
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
-        return [float(self.task.well_formed(text_of(completion))) for completion in completions]
+        # None with that of correctness: a completion without any reward is left out of its group, one with this reward
+        # alone would be taken for a wrong one.
+        verdicts = self.judged(completions, columns)
+        return [None if verdict.failure is not None else float(verdict.well_formed) for verdict in verdicts]
 
 
 def text_of(value: Any) -> str:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from sasr.errors import InputError
 from sasr.tasks.base import Row, Task, text_of
+from sasr.tasks.columns import Columns
 from sasr.tasks.text import one_line
 
 _ENDINGS = (".json", ".jsonl")
 _STARTS = (".", "/", "~")
 
 
-def load_rows(task: Task, data: str | None = None, split: Literal["train", "test"] = "train") -> list[Row]:
+def load_rows(
+    task: Task, data: str | None = None, split: Literal["train", "test"] = "train", skipped: list[str] | None = None
+) -> list[Row]:
     """The rows of a task.
 
     Args:
@@ -27,25 +31,62 @@ def load_rows(task: Task, data: str | None = None, split: Literal["train", "test
             `owner/name:config`. By default the task's own: what it generates, or its dataset on the Hub.
         split (`str`, *optional*, defaults to `"train"`):
             `"train"` or `"test"`; local files hold whatever they hold.
+        skipped (`list[str]`, *optional*):
+            Leave out the records that cannot be used, and append here what is wrong with each.
+
+    Raises:
+        [`InputError`]: A file cannot be read; no record can be used; or, without `skipped`, one cannot. The message
+            names its file and line.
     """
-    return [row for _, row in located_rows(task, data, split)]
+    return [row for _, row in located_rows(task, data, split, skipped)]
 
 
 def located_rows(
-    task: Task, data: str | None = None, split: Literal["train", "test"] = "train"
+    task: Task, data: str | None = None, split: Literal["train", "test"] = "train", skipped: list[str] | None = None
 ) -> list[tuple[str, Row]]:
     """Like [`load_rows`], each row with the place it comes from, such as `rows.jsonl:12`."""
     if data is None:
         if task.generates:
-            places = ((f"generated row {i}", row) for i, row in enumerate(task.generate(split=split), 1))
-            return [(where, _checked(row, where, task)) for where, row in places]
+            return generated_rows(task, None, None, split)
         if task.default_data is None:
             raise InputError(f"task {task.name} has no data of its own: give it a JSONL file or a Hub dataset as data")
         data = task.default_data
-    rows = [(where, _to_row(task, record, where)) for where, record in _records(task, data, split)]
+    rows, columns, bad = [], Columns(), 0
+    for where, record in _records(task, data, split):
+        try:
+            row = _to_row(task, record, where)
+            columns.add(row, where)
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            bad += 1
+        else:
+            rows.append((where, row))
+    if not rows and bad and skipped:
+        raise InputError(f"{data}: none of the {bad} records can be used; the last one: {skipped[-1]}")
     if not rows:
         raise InputError(f"{data}: no records; give data that has at least one")
     return rows
+
+
+def generated_rows(
+    task: Task, count: int | None, seed: int | None, split: Literal["train", "test"]
+) -> list[tuple[str, Row]]:
+    """What a task generates, checked as rows of a file are, each with its place."""
+    try:
+        rows = list(task.generate(count, seed, split))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"task {task.name} cannot generate rows: {_shown(error)}; correct it") from error
+    columns, found = Columns(), []
+    for number, made in enumerate(rows, 1):
+        where = f"generated row {number}"
+        row = _checked(made, where, task)
+        columns.add(row, where)
+        found.append((where, row))
+    return found
 
 
 def as_conversation(row: Row) -> Row:
@@ -97,23 +138,33 @@ def _paths(source: str) -> list[str]:
 
 
 def _file_records(path: str) -> Iterator[tuple[str, Any]]:
-    number = 0
     try:
-        with open(path, encoding="utf-8-sig") as lines:
+        # Bytes that are no UTF-8 become surrogates, so that the line that has them can be named, or left out.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(
-                        f"{path}:{number}: invalid JSON ({one_line(error)}); write one JSON object per line"
-                    ) from None
-                yield f"{path}:{number}", record
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: after line {number}: not UTF-8 text ({one_line(error)}); convert the file") from None
+                if line.strip():
+                    yield f"{path}:{number}", _Line(line)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+
+
+class _Line(str):
+    """A record that is still to be parsed: one that cannot be is a bad record like any other."""
+
+
+def _parsed(line: _Line, where: str) -> Any:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: not UTF-8 text; convert the file") from None
+    try:
+        return json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: invalid JSON ({one_line(error)}); write one JSON object per line") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON: write null where there is no value")
 
 
 def _hub_records(task: Task, source: str, split: str) -> Iterator[tuple[str, Any]]:
@@ -134,6 +185,8 @@ def _hub_records(task: Task, source: str, split: str) -> Iterator[tuple[str, Any
 
 
 def _to_row(task: Task, record: Any, where: str) -> Row:
+    if isinstance(record, _Line):
+        record = _parsed(record, where)
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: not a JSON object but {one_line(repr(record), 60)}; write one object per line")
     try:
@@ -142,15 +195,21 @@ def _to_row(task: Task, record: Any, where: str) -> Row:
         raise InputError(f"{where}: record has no field {error}; task {task.name} needs it") from error
     except InputError as error:
         raise InputError(f"{where}: {error} (task {task.name})") from None
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{where}: task {task.name} cannot use this record: {type(error).__name__}: {one_line(error)}; correct it"
-        ) from error
+    except Exception as error:
+        raise InputError(f"{where}: task {task.name} cannot use this record: {_shown(error)}; correct it") from error
     row = _checked(row, where, task)
     answer = row["answer"]
     if answer is not None and _tries_answers(task):
-        forms = task.stated(answer)
-        if forms and not any(task.check(form, row).correct for form in forms):
+        try:
+            forms = task.stated(answer)
+            hopeless = bool(forms) and not any(task.check(form, row).correct for form in forms)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{where}: task {task.name} cannot check the answer {one_line(repr(answer), 80)}: {_shown(error)}"
+            ) from error
+        if hopeless:
             raise InputError(
                 f"{where}: no completion could ever match the answer {one_line(repr(answer), 80)}: correct it, or leave"
                 f" the row out (task {task.name})"
@@ -171,11 +230,40 @@ def _checked(row: Row, where: str, task: Task) -> Row:
     if not isinstance(row, dict):
         raise InputError(f"{where}: task {task.name} must give a row (dict), not {one_line(repr(row), 60)}")
     row = {"prompt": None, "completion": None, "answer": None, "difficulty": None, **row}
-    prompt, answer = row["prompt"], row["answer"]
-    if not isinstance(prompt, str | list) or not prompt or not text_of(prompt).strip():
+    prompt, completion, answer, difficulty = (row[key] for key in ("prompt", "completion", "answer", "difficulty"))
+    if not _is_text(prompt) or not text_of(prompt).strip():
         raise InputError(f"{where}: task {task.name} finds no usable prompt; give it a non-empty text")
+    if completion is not None and not _is_text(completion):
+        raise InputError(
+            f"{where}: task {task.name} must give the completion as text, messages or None, not"
+            f" {one_line(repr(completion), 80)}"
+        )
+    if completion is not None and not text_of(completion).strip():
+        row["completion"] = completion = None  # or SFT would teach to say nothing
+    if completion is not None and isinstance(prompt, list) != isinstance(completion, list):
+        raise InputError(
+            f"{where}: one of prompt and completion is a list of messages, the other text; write both alike"
+        )
     if not isinstance(answer, str | None):
         raise InputError(
             f"{where}: task {task.name} must give the answer as text or None, not {one_line(repr(answer))}"
         )
+    if not isinstance(difficulty, str | int | float | None) or (
+        isinstance(difficulty, float) and not math.isfinite(difficulty)
+    ):
+        raise InputError(f"{where}: difficulty must be a number, not {one_line(repr(difficulty), 80)}")
     return row
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text, or messages with one each."""
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    return bool(value) and all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        for message in value
+    )
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -37,13 +37,32 @@ def main() -> None:
 
 
 def _prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    from math_verify import parse, verify
+    from math_verify import parse, parser, verify
+
+    # math-verify takes any error for text that is no mathematics, which would make it a wrong answer. An expression
+    # that was too much for it is none: that it could not be judged has to show.
+    exhausted: list[BaseException] = []
+    read = parser.latex2sympy
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        try:
+            return read(*arguments, **options)
+        except (RecursionError, MemoryError) as error:
+            exhausted.append(error)
+            raise
+
+    parser.latex2sympy = noting
 
     def compare(question: dict[str, Any]) -> dict[str, Any]:
+        exhausted.clear()
         # Their own time-outs use SIGALRM, which is taken.
         expected, written = (
-            parse(f"\\boxed{{{question[key]}}}", parsing_timeout=None) for key in ("expected", "written")
+            parse(f"\\boxed{{{question[key]}}}", parsing_timeout=None, raise_on_error=True)
+            for key in ("expected", "written")
         )
-        return {"correct": bool(verify(expected, written, timeout_seconds=None))}
+        correct = bool(verify(expected, written, timeout_seconds=None, raise_on_error=True))
+        if exhausted and not correct:
+            raise exhausted[0]
+        return {"correct": correct}
 
     return compare

@@ -16,6 +16,7 @@ _NUMBER = re.compile(
     r"(?: ?\\?%)?"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
 # A space between two letters or digits separates ("1 2", "new york"); any other space is layout.
 _LAYOUT_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
 
@@ -99,11 +100,34 @@ def count_boxed(text: str) -> int:
 def keep_last_boxed(text: str) -> str:
     r"""The text with every `\boxed{x}` but the last written as `x`."""
     commands = list(_BOXED.finditer(text))
-    for command in reversed(commands[:-1]):
-        span = _boxed_span(text, command.end())
-        if span:
-            text = text[: command.start()] + text[span[0] : span[1]] + text[span[2] :]
-    return text
+    closing = _closing_braces(text) if len(commands) > 1 else {}
+    removed: list[tuple[int, int]] = []
+    for command in commands[:-1]:
+        opening = command.end()
+        while opening < len(text) and text[opening].isspace():
+            opening += 1
+        if text[opening : opening + 1] != "{":
+            if command.end() < opening < len(text) and text[opening] != "$":
+                removed.append((command.start(), opening))
+        elif opening in closing:
+            removed += [(command.start(), opening + 1), (closing[opening], closing[opening] + 1)]
+    kept, end = [], 0
+    for first, last in sorted(removed):
+        kept.append(text[end:first])
+        end = last
+    return "".join([*kept, text[end:]])
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace that is closed is closed. Once for all: looking from each of many boxes would be quadratic."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{":
+            opened.append(brace.start())
+        elif brace.group() == "}" and opened:
+            found[opened.pop()] = brace.start()
+    return found
 
 
 def squeeze(text: str) -> str:

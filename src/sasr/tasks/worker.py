@@ -42,11 +42,13 @@ class Worker:
     Args:
         module (`str`): The module whose `main()` runs there, a call of [`serve`].
         timeout (`float`): Seconds that one question may take.
+        arguments (`str`, *optional*): `sys.argv[2]` there.
     """
 
-    def __init__(self, module: str, timeout: float):
+    def __init__(self, module: str, timeout: float, arguments: str = ""):
         self.module = module
         self.timeout = timeout
+        self.arguments = arguments
         self._forget()
         _workers.add(self)
 
@@ -58,7 +60,7 @@ class Worker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Locks and processes cannot be pickled or copied; a copy starts a worker of its own.
-        return type(self), (self.module, self.timeout)
+        return type(self), (self.module, self.timeout, self.arguments)
 
     def ask(self, question: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """The reply, or `{"error": "timeout"}` or `{"error": "crash: ..."}`."""
@@ -88,7 +90,7 @@ class Worker:
     def _command(self) -> list[str]:
         # The parent's import path, so that both find the same packages.
         code = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {self.module} import main; main()"
-        return [sys.executable, "-P", "-c", code, json.dumps(sys.path)]
+        return [sys.executable, "-P", "-c", code, json.dumps(sys.path), self.arguments]
 
     def _start(self) -> None:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -177,16 +179,18 @@ def _kill(process: subprocess.Popen, owner: int) -> None:
         _close(process)
 
 
-def _limit_memory() -> None:
+def _limit_memory(limit: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def serve(prepare: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+def serve(
+    prepare: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]], memory: int | None = _MEMORY_LIMIT
+) -> None:
     """The worker: one JSON line in, one JSON line out, until the input ends. `prepare` imports what is needed and
-    returns the function that answers questions."""
+    returns the function that answers questions. `memory` limits the address space, in bytes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops this process itself
     # Libraries that print must not write into the protocol.
     replies = os.fdopen(os.dup(1), "w")
@@ -196,7 +200,8 @@ def serve(prepare: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]]) -> 
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    _limit_memory()
+    if memory is not None:
+        _limit_memory(memory)
     try:
         answer = prepare()
     except Exception as error:

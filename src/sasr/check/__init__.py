@@ -1,0 +1,1 @@
+"""`sasr check`: what a task's data hold, before anything is trained on them."""
