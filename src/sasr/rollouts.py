@@ -78,7 +78,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        failures = self.reward_guard.count(rewards, further=self._refilling)
+        failures = self.reward_guard.count(rewards, further=self.refilling)
         self._metrics["train" if self.model.training else "eval"]["verifier_failures"].append(float(failures))
         self._rewards_per_func = self.reward_guard.settle(rewards)
         return self._rewards_per_func
