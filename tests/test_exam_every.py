@@ -48,7 +48,8 @@ def resume(directory: Path, *more: str) -> int:
 
 def metrics(directory: Path) -> list[dict]:
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "step_seconds"} for line in lines]
+    times = ("step_seconds", "tokens_per_second")
+    return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 
 def exams(directory: Path) -> dict:

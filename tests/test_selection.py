@@ -197,7 +197,8 @@ def test_extremes_and_questions_without_demonstration():
 def test_every_demonstration_is_in_exactly_one_part(count, parts, world, weighted):
     demonstrations = [Demonstration([5] * (1 + i % 3), [100 + i] * (1 + i % 4) + [1]) for i in range(count)]
     chosen = Chosen(demonstrations, [float(i) for i in range(count)] if weighted else None)
-    batches = [batch for rank in range(world) for batch in divide(chosen, parts, rank, world, 0)]
+    by_rank = [divide(chosen, parts, rank, world, 0) for rank in range(world)]
+    batches = [batch for passes in zip(*by_rank, strict=True) for batch in passes]  # what runs at one time is together
     assert len(batches) == parts * world
     found, weights = [], []
     for batch in batches:
@@ -214,19 +215,22 @@ def test_every_demonstration_is_in_exactly_one_part(count, parts, world, weighte
             assert batch["advantages"].shape == (len(batch["labels"]), 1)
             weights += batch["advantages"].flatten().tolist() if real else []
             assert real or not batch["advantages"].any()
-    assert found == [d.completion_ids for d in demonstrations], "contiguous and complete"
-    assert weights == (chosen.advantages if weighted else [])
+    order = sorted(range(count), key=lambda i: demonstrations[i].length) if len(batches) > 1 else range(count)
+    assert found == [demonstrations[i].completion_ids for i in order], "complete, and neighbours of like length"
+    assert weights == ([float(i) for i in order] if weighted else [])
     sizes = [0 if b is None or (b["labels"] == -100).all() else len(b["labels"]) for b in batches]
     full = -(-count // len(batches))
     assert sizes == [min(full, max(count - i * full, 0)) for i in range(len(batches))]
 
 
 def test_division_by_hand():
-    """Five over two ranks of two parts: 2, 2 | 1, a stand-in."""
-    chosen = Chosen([Demonstration([5], [10 + i, 1]) for i in range(5)])
+    """Five over two ranks of two parts, the shortest first: 2, 1 | 2, a stand-in."""
+    chosen = Chosen([Demonstration([5], [10 + i, *[20] * (5 - i), 1]) for i in range(5)])
     sizes = [[batch["input_ids"][:, 1].tolist() for batch in divide(chosen, 2, rank, 2, 0)] for rank in (0, 1)]
-    assert sizes == [[[10, 11], [12, 13]], [[14], [10]]]
+    assert sizes == [[[14, 13], [10]], [[12, 11], [10]]]
     assert set(divide(chosen, 2, 1, 2, 0)[1]["labels"].flatten().tolist()) == {-100}
+    widths = [batch["input_ids"].size(1) for rank in (0, 1) for batch in divide(chosen, 2, rank, 2, 0)]
+    assert widths == [5, 8, 7, 8], "each part is padded to its own longest"
     assert [None if b is None else len(b["labels"]) for b in divide(chosen, 4, 0, 1, 0)] == [2, 2, 1, None]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
@@ -47,24 +48,31 @@ class Budget(TrainerCallback):
 
     Attributes:
         seconds (`float`): Spent so far by this process, earlier parts of a resumed run included.
+        step_seconds (`float`): Of them, those of the last step: its decision, its probes and all that follows.
     """
 
     def __init__(self, trainer: SASRTrainer):
         self.trainer = trainer
-        self.seconds = 0.0
+        self.seconds = self.step_seconds = 0.0
         self._begun = 0.0
         check_budget(trainer.args, trainer.schedule)
         trainer.add_callback(self)
 
     def begin_step(self) -> None:
-        """Start the clock of a step, again if something that is no part of it came after it was started."""
+        """Start the clock of a step."""
         self._begun = time.monotonic()
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.begin_step()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within this context is no part of the step."""
+        left = time.monotonic()
+        yield
+        self._begun += time.monotonic() - left
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds += time.monotonic() - self._begun
+        self.step_seconds = time.monotonic() - self._begun
+        self.seconds += self.step_seconds
+        self.trainer.work.add_seconds(self.step_seconds)
         seconds = self.seconds
         if args.max_seconds is not None and args.world_size > 1:
             # Each rank has a clock of its own; all must stop at the same step.

@@ -192,8 +192,6 @@ class StepCallback(TrainerCallback):
     def __init__(self, trainer: SASRTrainer, view: LiveView | None, task: str = "", directory: Path | None = None):
         self.trainer, self.view, self.task = trainer, view, task
         self.metrics = MetricsFile(directory / METRICS_FILE) if view is not None and directory is not None else None
-        self.seconds = 0.0
-        self._begun = 0.0
         self._warnings: list[str] = []
         trainer.tell = self._warn
 
@@ -206,12 +204,6 @@ class StepCallback(TrainerCallback):
             on = f" on {self.task}" if self.task else ""
             title = f"{args.schedule}{on}, {size / 1e6:.3g}M parameters, seed {args.seed}"
             self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._begun = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = time.monotonic() - self._begun
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.view is not None:
@@ -232,7 +224,7 @@ class StepCallback(TrainerCallback):
             "u": draw(args.seed, step - 1),
             **{_NAMES.get(key, key.removeprefix("sasr/")): value for key, value in logs.items()},
             **({"warnings": warnings} if warnings else {}),
-            "step_seconds": self.seconds,
+            "step_seconds": self.trainer.budget.step_seconds,
         }
         if self.metrics is not None:
             self.metrics.append(line)
@@ -266,12 +258,10 @@ class RunCallback(StepCallback):
         self.exams.trackers.begin()
         # After the checkpoint of the warm-up's end; and what a stop left out, in the run that goes on.
         moment = "warmup" if self.trainer.warmup.ends_at(state.global_step) else None
-        self.exams.take(moment if state.global_step else "initial", self.trainer)
-        self.trainer.budget.begin_step()  # the exam is no part of the step
-        super().on_step_begin(args, state, control)
+        with self.trainer.budget.paused():
+            self.exams.take(moment if state.global_step else "initial", self.trainer)
 
     def on_step_end(self, args, state, control, **kwargs):
-        super().on_step_end(args, state, control)
         warmup_ends = self.trainer.warmup.ends_at(state.global_step)
         stopping = self._stop_requested()
         # The last step is the final exam's; those before are examined ahead of their checkpoint, so that a stop in the

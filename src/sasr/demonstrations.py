@@ -24,6 +24,11 @@ class Demonstration:
     prompt_ids: Ids
     completion_ids: Ids
 
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
 
 def tokenize_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> list[Ids]:
     """Token ids of text prompts, standard or conversational, as [`~trl.GRPOTrainer`] tokenises them. Needs no model."""
@@ -96,13 +101,13 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def collate(demonstrations: Sequence[Demonstration], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Pad on the right. Returns `input_ids`, `attention_mask` and `labels`, all of shape (batch, longest); labels are
     -100 on prompts and padding."""
-    longest = max(len(d.prompt_ids) + len(d.completion_ids) for d in demonstrations)
+    longest = max(d.length for d in demonstrations)
     shape = (len(demonstrations), longest)
     input_ids = torch.full(shape, pad_token_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, -100)
     for i, d in enumerate(demonstrations):
-        start, end = len(d.prompt_ids), len(d.prompt_ids) + len(d.completion_ids)
+        start, end = len(d.prompt_ids), d.length
         input_ids[i, :end] = torch.tensor(d.prompt_ids + d.completion_ids)
         attention_mask[i, :end] = 1
         labels[i, start:end] = torch.tensor(d.completion_ids)

@@ -37,7 +37,7 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     # The weights are those after the step before, so that a probe counts like an SFT step taken there.
     trainer.tracker.observe_sft_norm(step - 1, as_float(GRPOTrainer._get_grad_norm(trainer, model)))
     model.zero_grad()
-    trainer.sft_sums = [0.0, 0.0]
+    trainer.sft_sums.zero_()
 
 
 def as_float(norm) -> float | None:

@@ -120,6 +120,7 @@ class Reference:
             # The same seed on every rank: all ask the same questions and get the same answers.
             torch.manual_seed(trainer.args.seed)
             answer_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)
+        trainer.work.forward(sum(map(len, [*prompt_ids, *answer_ids])) * trainer.args.world_size)
         pad_id = trainer._tokenizer.pad_token_id
         prompts_t = [torch.tensor(ids) for ids in prompt_ids]
         answers_t = [torch.tensor(ids) for ids in answer_ids]
@@ -153,6 +154,7 @@ class Reference:
     def _logps(self, probe: dict[str, torch.Tensor]) -> torch.Tensor:
         trainer, model = self.trainer, self.trainer.model
         device, was_training = trainer.accelerator.device, model.training
+        trainer.work.forward(int(probe["attention_mask"].sum()) * trainer.args.world_size)  # all ranks do the same
         model.eval()  # no dropout: it would add noise and move the random state
         logps, _, _ = trainer._get_per_token_logps_and_entropies(
             model,

@@ -7,18 +7,24 @@ from typing import Any
 import torch
 from trl.data_utils import is_conversational
 
-from . import spread
+from . import fused_head, prefill, spread
 from .demonstrations import Ids, end_of_turn_id
 from .resumable import ResumableGRPOTrainer
 from .reward_guard import RewardGuard
 
 
 class ObservedGRPOTrainer(ResumableGRPOTrainer):
-    """Adds two hooks to the generation of rollouts: [`hints_for_rollouts`] before, [`on_rollouts`] after."""
+    """Adds two hooks to the generation of rollouts: [`hints_for_rollouts`] before, [`on_rollouts`] after.
+
+    Attributes:
+        generated_tokens (`int`): Of the rollouts made last, of all ranks, prompts included.
+        refilling (`bool`): They are asked for in place of flat groups.
+    """
 
     eos_token_ids: list[int]
     _hints: list[Ids] | None = None
-    _refilling = False
+    generated_tokens = 0
+    refilling = False
     _rewards_per_func: torch.Tensor
     reward_funcs: list[Any]
     reward_guard: RewardGuard
@@ -72,7 +78,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        failures = self.reward_guard.count(rewards, further=self._refilling)
+        failures = self.reward_guard.count(rewards, further=self.refilling)
         self._metrics["train" if self.model.training else "eval"]["verifier_failures"].append(float(failures))
         self._rewards_per_func = self.reward_guard.settle(rewards)
         return self._rewards_per_func
@@ -81,26 +87,47 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             self.on_rollouts(self._rewards_per_func, output)
-            if self.args.flat_groups == "resample" and not self._refilling:
-                self._refilling = True
+            if self.args.flat_groups == "resample" and not self.refilling:
+                self.refilling = True
                 try:
                     output = spread.refill(self, output)
                 finally:
-                    self._refilling = False
+                    self.refilling = False
         return output
+
+    def _prepare_inputs(self, generation_batch):
+        rollouts = super()._prepare_inputs(generation_batch)
+        if not self.model.training or self._is_vlm or not self.generates_at(self._step):
+            return rollouts
+        self._buffered_inputs = spread.trimmed(self._buffered_inputs)
+        return self._buffered_inputs[0]
 
     def _generate(self, prompts):
         hints = self.hints_for_rollouts() if self.model.training else []
-        if not any(hints):
-            return super()._generate(prompts)
-        self._hints = hints
+        seen = self.state.num_input_tokens_seen
+        self._hints = hints if any(hints) else None
         try:
-            prompt_ids, completion_ids, tool_mask, _, *rest = super()._generate(prompts)
+            prompt_ids, completion_ids, tool_mask, texts, *rest = super()._generate(prompts)
         finally:
             self._hints = None
+        if self.model.training:
+            self.generated_tokens = self.state.num_input_tokens_seen - seen
+        if not any(hints):
+            return prompt_ids, completion_ids, tool_mask, texts, *rest
         # The verifier judges the whole answer.
         whole = [hint + list(ids) for hint, ids in zip(hints, completion_ids, strict=True)]
         return prompt_ids, completion_ids, tool_mask, self._texts(prompts, whole), *rest
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *rest, **options):
+        arguments = (prompt_ids, images, multimodal_fields, num_generations, *rest)
+        if not prefill.applies(self, multimodal=bool(images or multimodal_fields)):
+            return super()._generate_single_turn(*arguments, **options)
+        with prefill.shared(self.accelerator.unwrap_model(self.model_wrapped), prompt_ids):
+            return super()._generate_single_turn(*arguments, **options)
+
+    def _get_per_token_logps_and_entropies(self, *arguments, **options):
+        with fused_head.labelled_only(self.accelerator.device):
+            return super()._get_per_token_logps_and_entropies(*arguments, **options)
 
     def _tokenize_prompts(self, prompts):
         prompt_ids, *rest = super()._tokenize_prompts(prompts)

@@ -1,4 +1,6 @@
-"""Groups of rollouts without a spread of rewards, which have advantages of 0 and so no gradient (`flat_groups`).
+"""Rollouts that need no passes through the model: groups without a spread of rewards, and padding.
+
+Groups without a spread have advantages of 0 and so no gradient (`flat_groups`):
 
 - `keep`: stock TRL; they cost a forward and a backward pass.
 - `skip`: they are left out of both. The gradient is that of `keep`.
@@ -67,12 +69,31 @@ def without_flat(trainer: ObservedGRPOTrainer, batch: dict[str, Any], loss_type:
     index = torch.argsort((~kept).int(), stable=True)[: int(count)]
     if len(index) == len(kept):
         return batch, 1.0
-    smaller = {key: value if key in _ONCE else value[index] for key, value in batch.items()}
+    (smaller,) = trimmed([{key: value if key in _ONCE else value[index] for key, value in batch.items()}])
     if loss_type in _BY_SEQUENCES:
         return smaller, len(index) / len(kept)
     if loss_type in _BY_TOKENS:
         return smaller, float(smaller["completion_mask"].sum() / batch["completion_mask"].sum().clamp(min=1))
     return smaller, 1.0
+
+
+def trimmed(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Micro-batches of rollouts without the last columns in which all of a micro-batch are padding: TRL pads to the
+    longest of a whole generation."""
+    width = batches[0]["completion_mask"].size(1)
+    lengths = torch.stack([batch["completion_mask"].sum(1).max() for batch in batches]).tolist()
+    return [_cut(batch, width, max(length, 1)) for batch, length in zip(batches, lengths, strict=True)]
+
+
+def _cut(batch: dict[str, Any], width: int, needed: int) -> dict[str, Any]:
+    if needed == width:
+        return batch
+    return {key: value[:, :needed] if _has_columns(key, value, width) else value for key, value in batch.items()}
+
+
+def _has_columns(key: str, value: Any, width: int) -> bool:
+    """Whether it has a value for each token of the completions."""
+    return isinstance(value, torch.Tensor) and value.shape[1:] == (width,) and not key.startswith("prompt_")
 
 
 def refill(trainer: ObservedGRPOTrainer, output: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from . import safeguards
+from .norm_probe import as_float
+from .sft_loss import measured
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
 
 
-def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
-    """Take the signals of the step and log them; `norm` is the global gradient norm before clipping."""
+def finish_step(trainer: SASRTrainer, norm: Any) -> None:
+    """Take the signals of the step and log them; `norm` is the global gradient norm before clipping, as transformers
+    returns it."""
+    norm = as_float(norm)
     plan, step = trainer.plan, trainer.state.global_step
     micro_batches = trainer.current_gradient_accumulation_steps
     metrics = trainer._metrics["train"]
@@ -34,12 +36,15 @@ def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
         value = getattr(tracker, name)
         if value is not None:
             metrics[f"sasr/{name}"].append(value)
+    for name, value in trainer.work.finish_step().items():
+        metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.counts.items():
         metrics[f"sasr/{name}"] = [float(value)]
     nll = None
     if tokens:
-        nll, entropy = _sft_means(trainer)
+        nll, entropy = measured(trainer)
         metrics["sasr/sft_loss"].append(nll)
+        metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
         if step < trainer.warmup.bound and math.isfinite(nll):
             trainer.warmup.observe(step, nll)
             tracker.warmup_steps = trainer.warmup.bound
@@ -51,16 +56,6 @@ def finish_step(trainer: SASRTrainer, norm: float | None) -> None:
     elif tokens:
         tracker.observe_entropy(entropy)
     safeguards.after_gradients(trainer, norm, nll)
-
-
-def _sft_means(trainer: SASRTrainer) -> tuple[float, float]:
-    """Negative log-likelihood and entropy, nats per completion token of the global batch."""
-    sums = torch.tensor(trainer.sft_sums, dtype=torch.float64).to(trainer.accelerator.device, torch.float32)
-    if trainer.args.world_size > 1:
-        sums = trainer.accelerator.reduce(sums, reduction="sum")
-    trainer.sft_sums = [0.0, 0.0]
-    nll, entropy = (sums / trainer.chosen.tokens).tolist()
-    return nll, entropy
 
 
 def _log_questions(trainer: SASRTrainer) -> None:

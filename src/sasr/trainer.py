@@ -12,6 +12,7 @@ GRPO have learning rates of their own, and the SFT loss is a mean over the token
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl import GRPOTrainer
-from trl.trainer.utils import entropy_from_logits
 
 from . import (
     checkpoints,
@@ -42,11 +42,12 @@ from .optimizer_states import OptimizerStates
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
+from .sft_loss import sft_loss
 from .signals import SignalTracker
 from .step_metrics import finish_step
 from .streams import RowStream
-from .token_weights import TOKEN_WEIGHTS
 from .watch import Watch
+from .work import Work
 
 
 class SASRTrainer(ObservedGRPOTrainer):
@@ -106,8 +107,11 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.selection = Selection(self)
         self.chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
         self._parts: list[dict[str, Any] | None] = []  # this rank's, by micro-batch
-        self.sft_sums = [0.0, 0.0]  # of the step under way, this rank's over tokens: negative log-likelihood, entropy
+        # Of the step under way, this rank's over tokens: negative log-likelihood, entropy. Read once a step: each look
+        # at a GPU's tensor waits for the GPU.
+        self.sft_sums = torch.zeros(2, device=self.accelerator.device)
         self._fingerprint: dict[str, Any] | None = None
+        self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
         self.budget = Budget(self)
         engine_checks.check(self)
         recording.show_in_notebook(self)
@@ -146,6 +150,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     # ---- one step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        self.budget.begin_step()
         for _ in range(num_batches):
             next(epoch_iterator, None)
         self.restore_running_loss()
@@ -190,9 +195,11 @@ class SASRTrainer(ObservedGRPOTrainer):
         self._parts = divide(
             chosen, len(self._parts), args.process_index, args.world_size, self._tokenizer.pad_token_id
         )
+        tokens = sum(d.length for d in chosen.demonstrations)
+        self.work.train(tokens, counted)
         if counted:
             self.counts["sft_tokens"] += chosen.tokens
-            self.state.num_input_tokens_seen += chosen.tokens + sum(len(d.prompt_ids) for d in chosen.demonstrations)
+            self.state.num_input_tokens_seen += tokens
 
     def take_questions(self, count: int) -> list[int]:
         """The next rows of the training dataset for GRPO to ask."""
@@ -215,7 +222,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         # The same global order and contiguous division over ranks as TRL's sampler, so that groups stay whole.
         repeated = [row for row in asked for _ in range(self.num_generations)]
         size, rank = len(repeated) // self.args.world_size, self.args.process_index
-        return [self.train_dataset[row] for row in repeated[rank * size : (rank + 1) * size]]
+        own = repeated[rank * size : (rank + 1) * size]
+        rows = {row: self.train_dataset[row] for row in dict.fromkeys(own)}  # decoding a row from Arrow is slow
+        return [copy.deepcopy(rows[row]) for row in own]
 
     def further_rollouts(self, groups: int) -> dict[str, Any]:
         self.selection.asked = self.take_questions(groups * self.args.world_size)
@@ -234,6 +243,8 @@ class SASRTrainer(ObservedGRPOTrainer):
     def on_rollouts(self, rewards, output):
         # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.
         self.counts["rollout_tokens"] += int(output["num_items_in_batch"])
+        passes = sum(f"{policy}_per_token_logps" in output for policy in ("old", "ref"))
+        self.work.rollouts(self.generated_tokens, passes, refill=self.refilling)
         chosen, output["advantages"] = self.selection.after_rollouts(self.plan, rewards, output)
         if chosen is not None:
             self._study(chosen)
@@ -266,36 +277,20 @@ class SASRTrainer(ObservedGRPOTrainer):
             losses.append(plan.sft_weight * chosen.sft_scale * self._sft_loss(model, inputs["demonstrations"]))
         if "rollouts" in inputs:
             rollouts, scale = inputs["rollouts"], chosen.grpo_scale
+            count = len(rollouts["advantages"])
             if self.args.flat_groups == "skip":
                 rollouts, part = spread.without_flat(self, rollouts, self.loss_type)
                 scale *= part
+            self.work.train_rollouts(len(rollouts["advantages"]) / count)
             losses.append(plan.grpo_weight * scale * super().compute_loss(model, rollouts, return_outputs))
         return sum(losses[1:], losses[0])
 
     def _sft_loss(self, model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sum of -w log pi over this micro-batch's completion tokens / tokens of the *global* batch, times the number
-        of ranks because DDP averages gradients over them. Shapes (batch, length)."""
-        advantages = batch.pop("advantages", torch.ones(1, 1, device=batch["labels"].device))
-        labels = batch["labels"][:, 1:]
-        with self.accelerator.autocast():
-            if self.temperature == 1.0:
-                output = model(**batch, fused_lm_head=True)
-                logps, entropies = output.log_probs, output.entropy.detach()  # 0 where there is no label
-            else:
-                # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
-                outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-                logits = outputs.logits[:, :-1].float()
-                logps = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-                entropies = entropy_from_logits(logits.detach()) * (labels != -100)
-        self.sft_sums[0] -= float(logps.detach().sum())
-        self.sft_sums[1] += float(entropies.sum())
-        plan = self.plan
-        weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
-        return -(weights * logps).sum() / self.chosen.tokens * self.accelerator.num_processes
+        return sft_loss(self, model, batch)
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        finish_step(self, norm_probe.as_float(norm))
+        finish_step(self, norm)
         return norm
 
     # ---- learning rates ----
@@ -316,6 +311,9 @@ class SASRTrainer(ObservedGRPOTrainer):
     # ---- logging ----
 
     def log(self, logs, start_time=None):
+        rate = self.work.tokens_per_second() if self._metrics["train"].get("sasr/tokens") else None
+        if rate is not None:
+            logs["sasr/tokens_per_second"] = rate
         # Without new rollouts TRL would write an old or empty table of completions.
         keep = self.log_completions
         self.log_completions = keep and self.plan.grpo_weight > 0
@@ -354,6 +352,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             "counts": self.counts,
             "watch": self.watch.state_dict(),
             "budget": self.budget.state_dict(),
+            "work": self.work.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
         return state, {"probe": self.reference.probe}
@@ -387,6 +386,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
         self.counts.update(state["counts"])
         self.budget.load(state)
+        self.work.load_state_dict(state.get("work", {}))
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])

@@ -1,0 +1,93 @@
+"""Peak memory of a run by SASRTrainer and by its peers, TRL's GRPOTrainer and SFTTrainer, each in a process of its own.
+
+On a CPU the peak of the process, of which the interpreter and the libraries are a part; on a GPU what torch allocated.
+Run: python benchmarks/memory.py [--model NAME] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from turns import COMMON, CUDA, SPREAD, Setting, Spread, parse, save, show
+
+RUNS = ("SASRTrainer, schedule sasr", "SASRTrainer, schedule grpo", "SASRTrainer, schedule sft", "TRL GRPOTrainer",
+        "TRL SFTTrainer")  # fmt: skip
+
+
+def train(name: str, setting: Setting) -> None:
+    """One run, whose last line is the peak in bytes and what was in use before the trainer was made."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+    from sasr import SASRConfig, SASRTrainer, get_task
+
+    model, tokenizer = setting.policy()
+    rows, rewards = setting.dataset(), get_task(setting.task).reward_funcs()
+    values = setting.grpo_values()
+    before = peak()
+    trainer: Any
+    if name.startswith("SASR"):
+        schedule = name.rpartition(" ")[2]
+        own = {"per_device_sft_batch_size": setting.demonstrations, "sft_learning_rate": COMMON["learning_rate"]}
+        # One step of SFT, then GRPO: a few steps must have both.
+        warmup = {"sft_warmup_steps": 1, "gamma": 1000.0} if schedule == "sasr" else {}
+        args = SASRConfig(schedule=schedule, **own, **warmup, **values)
+        trainer = SASRTrainer(model, rewards, args, rows, processing_class=tokenizer)
+    elif "GRPO" in name:
+        trainer = GRPOTrainer(model, rewards, GRPOConfig(**values), rows, processing_class=tokenizer)
+    else:
+        sizes = {"max_steps": setting.steps, "output_dir": values["output_dir"]}
+        sft_args = SFTConfig(per_device_train_batch_size=setting.demonstrations, **COMMON, **sizes)
+        plain = Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in setting.rows])
+        trainer = SFTTrainer(model, sft_args, train_dataset=plain, processing_class=tokenizer)
+    trainer.train()
+    print(json.dumps([peak(), before]))
+
+
+def peak() -> int:
+    """Bytes at the highest, so far."""
+    if CUDA:
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with what the parent used
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    options, setting = parse(__doc__ or "", ("--rounds", 3), ("--only", ""), steps=6)
+    if options.only:
+        train(options.only, setting)
+        return
+    found: dict[str, list[list[int]]] = {name: [] for name in RUNS}
+    for _ in range(1 if options.quick else options.rounds):
+        for name in RUNS:
+            command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr[-3000:]}")
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for name, peaks in found.items():
+        spread = Spread.of([p / 2**20 for p, _ in peaks] * (1 if len(peaks) > 1 else 2))
+        above = Spread.of([(p - before) / 2**20 for p, before in peaks] * (1 if len(peaks) > 1 else 2))
+        rows.append([name, *spread.cells(".0f")[:2], f"{above.median:.0f}", str(len(peaks))])
+    middle = {name: median(p for p, _ in peaks) for name, peaks in found.items()}
+    ratio = middle[RUNS[0]] / max(middle[name] for name in RUNS if name.startswith("TRL"))
+    show(
+        f"peak memory in MiB, {setting.name}", ("run", *SPREAD[:2], "above the model loaded", "runs"), rows,
+        f"{RUNS[0]} / the larger of both peers: {ratio:.3f}",
+    )  # fmt: skip
+    save(options, {"peaks": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Seconds of training until held-out accuracy reaches a target: SASR, static with its switch swept, GRPO, SFT, CHORD.
+
+Runs of `sasr train` on stories, one after another, seed by seed, with the settings of the recipe stories.yaml; exams
+are not counted. Run: python benchmarks/time_to_accuracy.py [--target 0.5] [--seeds 3] [--steps 700] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from turns import save, show
+
+import sasr
+from sasr.metrics import read_metrics
+
+RECIPE = Path(sasr.__file__).parent / "recipes" / "stories.yaml"
+
+
+def methods(steps: int, switches: list[int]) -> dict[str, list[str]]:
+    """Command-line settings of each method; `static` once for each switch from SFT to GRPO."""
+
+    def chosen(name: str, warmup: int, *more: str) -> list[str]:
+        return ["--schedule", name, "--sft_warmup_steps", str(min(warmup, steps // 2)), *more]
+
+    found = {"sasr": chosen("sasr", 250), "sft": chosen("sft", 250), "grpo": chosen("grpo", 0)}
+    found["chord_mu"] = chosen("chord_mu", 250, "--mu_decay_steps", str(steps // 3), "--learning_rate", "1e-3")
+    return found | {f"static {switch}": chosen("static", switch) for switch in switches}
+
+
+def reached(directory: Path, target: float) -> tuple[float | None, float]:
+    """(seconds of training until an exam's pass@1 reached the target, the pass@1 at the end)."""
+    lines = read_metrics(directory / "metrics.jsonl")
+    exams = sorted(json.loads((directory / "exam.json").read_text()).values(), key=lambda exam: exam["step"])
+    for exam in exams:
+        if exam["pass_at"]["1"] >= target:
+            return sum(line["step_seconds"] for line in lines[: exam["step"]]), exams[-1]["pass_at"]["1"]
+    return None, exams[-1]["pass_at"]["1"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--target", type=float, default=0.5, help="pass@1 on held-out questions")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--exam_every", type=int, default=25, help="steps between exams")
+    parser.add_argument("--switches", type=int, nargs="+", default=[150, 250, 350, 450], help="swept by static")
+    parser.add_argument("--quick", action="store_true", help="a few small steps: whether it works, not how fast")
+    parser.add_argument("--json", type=Path, help="file for every measurement")
+    options = parser.parse_args()
+    small: list[str] = []
+    if options.quick:
+        options.seeds, options.steps, options.exam_every, options.switches, options.target = 1, 4, 2, [2], 0.0
+        small = ["--train_rows", "40", "--exam_rows", "2", "--exam_samples", "1", "--max_completion_length", "4"]
+    found: dict[str, list[tuple[float | None, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(1, options.seeds + 1):
+            for name, settings in methods(options.steps, options.switches).items():
+                directory = Path(folder) / f"{name}-{seed}".replace(" ", "-")
+                common = ["--max_steps", options.steps, "--exam_every", options.exam_every, "--seed", seed]
+                command: list[Any] = [sys.executable, "-m", "sasr", "train", "--config", RECIPE, *settings, *common]
+                command += ["--save_strategy", "no", "--output_dir", directory, *small]
+                done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SystemExit(f"{name}: {done.stderr[-3000:]}")
+                found.setdefault(name, []).append(reached(directory, options.target))
+    rows = []
+    for name, results in found.items():
+        times = sorted(seconds if seconds is not None else float("inf") for seconds, _ in results)
+        shown = ["not reached" if t == float("inf") else f"{t:.0f} s" for t in (statistics.median_low(times), *times)]
+        last = statistics.mean(accuracy for _, accuracy in results)
+        rows.append([name, shown[0], f"{shown[1]} - {shown[-1]}", f"{last:.3f}", str(len(results))])
+    show(
+        f"training time until pass@1 is {options.target:g} on stories, of {options.steps} steps",
+        ("method", "median", "spread", "pass@1 at the end", "seeds"), rows,
+        "the best of the static rows is static with its switch swept; its sweep is not in its time",
+    )  # fmt: skip
+    options.switches = " ".join(map(str, options.switches))
+    save(options, {"runs": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""What makes steps faster changes none of their results: each short cut against the way round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import MistralConfig, MistralForCausalLM
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl.kernels import chunked_logprob
+from trl.trainer.utils import add_fused_lm_head
+
+import toy
+from sasr import fused_head, prefill, spread
+
+PROMPTS = ["1+2=", "1+2=", "1+2=", "34+5=", "34+5=", "34+5=", "1+2="]  # of two lengths, and one comes back
+
+
+def padded(texts: list[str]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+    encoded = toy.tokenizer()(texts, padding=True, return_tensors="pt")
+    return toy.tokenizer()(texts)["input_ids"], {k: encoded[k] for k in ("input_ids", "attention_mask")}
+
+
+def windowed():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return MistralForCausalLM(
+        MistralConfig(vocab_size=16, num_key_value_heads=1, sliding_window=3, pad_token_id=0, eos_token_id=1, **sizes)
+    )
+
+
+def adapted():
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    torch.manual_seed(0)
+    return get_peft_model(toy.model(), config)
+
+
+@pytest.mark.parametrize("make", [toy.model, windowed, adapted], ids=["dense", "sliding-window", "lora"])
+def test_prompts_read_once_give_the_same_rollouts(make):
+    model, (ids, inputs) = make(), padded(PROMPTS)
+    read: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, given: read.append(tuple(given[0].shape)))
+    options = {"do_sample": True, "max_new_tokens": 8, "output_logits": True, "return_dict_in_generate": True}
+    found = {}
+    for how in ("apart", "shared"):
+        torch.manual_seed(1)
+        read.clear()
+        with prefill.shared(model, ids if how == "shared" else [[i] for i in range(7)]):
+            found[how] = model.generate(**inputs, **options)
+        assert read[:2] == ([(2, 4), (7, 1)] if how == "shared" else [(7, 5), (7, 1)])
+    assert found["shared"].sequences.tolist() == found["apart"].sequences.tolist()
+    for a, b in zip(found["shared"].logits, found["apart"].logits, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert "generate" not in vars(model), "the model is left as it was"
+
+
+class OtherCache:
+    """A model that keeps something else than keys and values by row."""
+
+    def forward(self, input_ids, attention_mask):
+        raise NotImplementedError  # read for its parameters
+
+    def __call__(self, input_ids, attention_mask, use_cache):
+        return type("Output", (), {"past_key_values": object()})
+
+
+def test_a_cache_that_cannot_be_copied_is_left_alone():
+    index = [0, 0, 0, 1, 1, 1, 0]
+    _, inputs = padded(PROMPTS)
+    assert prefill.prompt_cache(toy.model(), **inputs, index=index).layers[0].keys.shape[:3:2] == (7, 4)
+    assert prefill.prompt_cache(OtherCache(), **inputs, index=index) is None
+    assert prefill.prompt_cache(toy.model(), *(value[:, -1:] for value in inputs.values()), index=index) is None
+
+
+# ---- the LM head ----
+
+
+def test_the_head_scores_labelled_positions_only_with_the_same_result(monkeypatch):
+    scored = []
+    apply = chunked_logprob.ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        chunked_logprob.ChunkedLogProbFunction, "apply", lambda *given: (scored.append(len(given[0])), apply(*given))[1]
+    )
+    _, inputs = padded(["1+2=03", "34+5=39", "9+9=18"])
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    labels[:, :-2] = -100
+    found = []
+    for device in ("meta", "cpu"):  # on another device it is TRL's own
+        model = toy.model()
+        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        with fused_head.labelled_only(torch.device(device)):
+            output = model(**inputs, labels=labels, fused_lm_head=True)
+        (output.log_probs.sum() + 0.1 * output.entropy.sum()).backward()
+        found.append([output.log_probs, output.entropy, *(p.grad for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert scored == [3 * 6, 3 * 2]
+
+
+# ---- padding ----
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "cispo"])
+def test_trimming_changes_no_step(tmp_path, monkeypatch, loss_type):
+    settings = {
+        "schedule": "grpo", "sft_warmup_steps": 0, "max_steps": 3, "loss_type": loss_type, "num_iterations": 2,
+        "gradient_accumulation_steps": 4, "steps_per_generation": 4, "per_device_train_batch_size": 2, "beta": 0.1,
+        "max_completion_length": 16, "learning_rate": 1e-2, "epsilon_high": 5.0 if loss_type == "cispo" else 0.2,
+    }  # fmt: skip
+    trim, found, widths = spread.trimmed, {}, []
+    for choice in ("whole", "trimmed"):
+        lm = toy.model(directory=tmp_path / "lm")
+
+        def watched(batches, choice=choice):
+            if choice == "whole":
+                return batches
+            smaller = trim(batches)
+            widths.extend(
+                (a["completion_ids"].size(1), b["completion_ids"].size(1))
+                for a, b in zip(batches, smaller, strict=True)
+            )
+            return smaller
+
+        monkeypatch.setattr(spread, "trimmed", watched)
+        run = toy.trainer(tmp_path / choice, lm=lm, **settings)
+        run.train()
+        found[choice] = toy.history(run, "loss", "grad_norm", "entropy", "kl")
+    assert any(after < before for before, after in widths), "some slice must be shorter than its generation"
+    torch.testing.assert_close(torch.tensor(found["trimmed"]), torch.tensor(found["whole"]), rtol=1e-4, atol=1e-6)
+    assert any(norm > 0 for _, norm, *_ in found["whole"])
+
+
+# ---- waiting for the device ----
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often a tensor's value is asked for: on a GPU each one waits until the GPU is done."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def looks(trainer) -> int:
+    with Looks() as counted:
+        trainer.train()
+    return counted.count
+
+
+def test_steps_look_at_the_device_no_more_often_than_trl(tmp_path):
+    common = {"gradient_accumulation_steps": 4, "max_steps": 6, "sft_warmup_steps": 0}
+    args = toy.settings(tmp_path, schedule="grpo", **common)
+    names = set(GRPOConfig.__dataclass_fields__) & set(vars(args)) - {"generation_batch_size"}
+    values = {name: getattr(args, name) for name in names}
+    more = {"model": toy.model(), "train_dataset": toy.rows(), "processing_class": toy.tokenizer()}
+    stock = looks(GRPOTrainer(reward_funcs=toy.reward, args=GRPOConfig(**values), **more))
+    # Four times a step: when prompts are read once, to count tokens, for infinite rewards, for the norm. Never for each
+    # of the four micro-batches.
+    assert 0 < looks(toy.trainer(tmp_path, schedule="grpo", **common)) <= stock + 4 * 6
+    shared = {
+        name: values[name]
+        for name in set(SFTConfig.__dataclass_fields__) & names
+        if name not in ("loss_type", "max_length")
+    }
+    more["train_dataset"] = toy.rows().select_columns(["prompt", "completion"])
+    stock = looks(SFTTrainer(args=SFTConfig(**shared), **more))
+    assert 0 < looks(toy.trainer(tmp_path, schedule="sft", **common)) <= stock
