@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples each time: a change is judged by what it changed. Times are those of shared machines.
+settings.register_profile("sasr", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sasr")
 
 pytest.register_assert_rewrite("recorded_steps", "refusals", "small_exam")
 

@@ -157,7 +157,8 @@ def test_every_perturbed_puzzle_is_right(kind, seed, people):
     other = task.perturb(row, kind, seed)
     assert other == task.perturb(row, kind, seed)
     if other is None:
-        assert kind in ("statement", "leaf") and people < 5
+        # No other claim in one place leaves exactly one solution: met with five people too, once in thousands.
+        assert kind in ("statement", "leaf") and people <= 5
         return
     assert other["original_prompt"] == row["prompt"] != other["prompt"]
     assert set(other) == {*row, "original_prompt"}
