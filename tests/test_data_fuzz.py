@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sasr import InputError
 from sasr.checkpoints import digest_rows
-from sasr.exam.questions import for_model
 from sasr.run import _dataset
 from sasr.tasks import TASKS, get_task, hold_out, load_rows
 from sasr.tasks.gym import ReasoningGymTask
+from sasr.tasks.loading import for_model
 from test_tasks_datasets import GSM8K, KK
 
 GOOD = {

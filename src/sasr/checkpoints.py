@@ -185,7 +185,12 @@ def _digest_of(file: str, size: int, changed: int) -> str:
 def all_checkpoints(output_dir: str | Path) -> list[Path]:
     """The complete checkpoints of a run, the newest first. What has befallen their files since is not looked at."""
     found = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file() and p.name[11:].isdecimal()]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that its name tells."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def load_tensors(file: Path) -> dict[str, Any]:

@@ -36,10 +36,15 @@ def hold(directory: Path, by: str) -> IO[str]:
                 time.sleep(0.02)
                 continue
             file.close()
-            raise InputError(f"output_dir {directory} is in use by another {by}: wait for its end") from None
+            raise in_use(directory, by) from None
         except OSError:
             pass  # a file system without locks: better to work than to be seen working
         return file
+
+
+def in_use(directory: Path, by: str) -> InputError:
+    """What to raise where another one is at work."""
+    return InputError(f"output_dir {directory} is in use by another {by}: wait for its end")
 
 
 def is_held(directory: Path) -> bool:

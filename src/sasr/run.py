@@ -31,7 +31,7 @@ from .rows import RowReader, check_lengths, collect_rows, seen_in
 from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, failures_told, how_to_go_on
 from .tasks import get_task
 from .tasks.base import Row, Task
-from .tasks.loading import as_conversation
+from .tasks.loading import for_model
 from .tracking import Trackers
 
 
@@ -80,21 +80,12 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     reader = RowReader(task, settings.task.bad_rows)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
     seen = len(seen_in(exam_rows, train_rows))
-    tokenizer_options: dict[str, Any] = {
-        "revision": settings.model.model_revision,
-        "trust_remote_code": args.trust_remote_code,
-        "tokenizer_texts": task.vocabulary_texts(),
-    }
-    if name in TINY_MODELS and not tokenizer_options["tokenizer_texts"]:
-        raise InputError(f"model {name} learns from scratch the words of task stories, not of {task.name}: use another")
-    tokenizer = load_tokenizer(name, **tokenizer_options)
-    if tokenizer.chat_template is not None:
-        train_rows, demonstration_rows, exam_rows = (
-            [row if isinstance(row["prompt"], list) else as_conversation(row) for row in rows]
-            for rows in (train_rows, demonstration_rows, exam_rows)
-        )
-    elif any(isinstance(row["prompt"], list) for row in train_rows):
-        raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
+    options = tokenizer_options(name, task, settings)
+    tokenizer = load_tokenizer(name, **options)
+    train_rows, demonstration_rows, exam_rows = (
+        for_model(rows, name, tokenizer.chat_template is not None)
+        for rows in (train_rows, demonstration_rows, exam_rows)
+    )
     check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
     if again:
@@ -115,7 +106,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         dtype=settings.model.dtype,
         attn_implementation=settings.model.attn_implementation,
         seed=args.seed,
-        **tokenizer_options,
+        **options,
     )
     if checkpoint is None and is_main():
         claim(directory)
@@ -183,6 +174,19 @@ def _train_to_the_end(trainer, exams: Exams, trackers: Trackers, checkpoint: Pat
         if view is not None:
             view.stop()
     return finished
+
+
+def tokenizer_options(name: str, task: Task, settings: Settings) -> dict[str, Any]:
+    """What [`sasr.models.load_tokenizer`] needs besides the name. Raises `InputError` for a model that cannot read the
+    task."""
+    texts = task.vocabulary_texts()
+    if name in TINY_MODELS and not texts:
+        raise InputError(f"model {name} learns from scratch the words of task stories, not of {task.name}: use another")
+    return {
+        "revision": settings.model.model_revision,
+        "trust_remote_code": settings.training.trust_remote_code,
+        "tokenizer_texts": texts,
+    }
 
 
 def check_reward_weights(task: Task, settings: Settings) -> None:

@@ -60,7 +60,7 @@ def clear(directory: Path) -> None:
     """Remove what a run left that ended before its first checkpoint, all but its settings. Raises `InputError` if it is
     at work."""
     if locks.is_held(directory):
-        raise InputError(f"output_dir {directory} is in use by another sasr train: wait for its end")
+        raise locks.in_use(directory, "sasr train")
     for name in (INITIAL_MODEL, EXAMS, checkpoints.STAGING):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in (METRICS_FILE, EXAM_FILE, REPORT_FILE):
@@ -69,10 +69,9 @@ def clear(directory: Path) -> None:
 
 def how_to_go_on(directory: Path, step: int) -> str:
     """What to tell who has stopped a run at this step."""
-    checkpoint = checkpoints.last_checkpoint(directory)
+    checkpoint, again = checkpoints.last_checkpoint(directory), resume_command("train", directory)
     if checkpoint is None:
-        return f"stopped before the first checkpoint; begin again with: {resume_command('train', directory)}"
-    again = resume_command("train", directory)
+        return f"stopped before the first checkpoint; begin again with: {again}"
     saved = "saved in" if checkpoint.name == f"checkpoint-{step}" else "the last checkpoint is"
     return f"stopped at step {step}, {saved} {checkpoint.name}; go on with: {again}"
 
@@ -92,8 +91,7 @@ def failures_told(directory: Path) -> Iterator[None]:
 
 
 def _what_is_safe(directory: Path) -> str:
-    checkpoint = checkpoints.last_checkpoint(directory)
-    again = resume_command("train", directory)
+    checkpoint, again = checkpoints.last_checkpoint(directory), resume_command("train", directory)
     if checkpoint is None:
         return f"there is no checkpoint yet; when this is mended, begin again with: {again}"
     return f"{checkpoint.name} is safe; when this is mended, go on with: {again}"

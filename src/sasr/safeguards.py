@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .checkpoints import all_checkpoints
+from .checkpoints import all_checkpoints, step_of
 from .errors import Diverged, require, unknown
 from .schedules import SFT_STEP, StepPlan, draw
 from .watch import WINDOW, Measured
@@ -135,7 +135,7 @@ def _diagnosis(trainer: SASRTrainer) -> str:
     bad = next((name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     largest = max(float(p.detach().abs().max()) for p in model.parameters())
     weights = f"and so are the weights ({bad})" if bad else f"the largest weight is {largest:.3g}"
-    before = [c for c in all_checkpoints(args.output_dir) if int(c.name.rpartition("-")[2]) <= step - row]
+    before = [c for c in all_checkpoints(args.output_dir) if step_of(c) <= step - row]
     start = f", from {before[0]} (--model_name_or_path)" if before else ""
     return (
         f"the gradients of {row} steps in a row, up to step {step}, were no finite numbers, {weights}, {model.dtype}: "

@@ -102,18 +102,12 @@ def _divided(word: str) -> list[str]:
 
 
 def _tokenizer(settings: Settings, task: Task) -> Any:
-    from sasr.models import TINY_MODELS, load_tokenizer
+    from sasr.models import load_tokenizer
+    from sasr.run import tokenizer_options
 
-    name, texts = settings.model.model_name_or_path, task.vocabulary_texts()
+    name = settings.model.model_name_or_path
     assert name is not None
-    if name in TINY_MODELS and not texts:
-        raise InputError(f"model {name} learns from scratch the words of task stories, not of {task.name}: use another")
-    return load_tokenizer(
-        name,
-        revision=settings.model.model_revision,
-        trust_remote_code=settings.training.trust_remote_code,
-        tokenizer_texts=texts or None,
-    )
+    return load_tokenizer(name, **tokenizer_options(name, task, settings))
 
 
 def _splits(reader: RowReader, settings: Settings) -> dict[str, list[Row]]:

@@ -63,9 +63,14 @@ def lengths(counts: Sequence[int], limit: int | None) -> Lengths | None:
     return Lengths(min(counts), median, p95, max(counts), limit, over)
 
 
+def to_judge(rows: Sequence[Row]) -> list[int]:
+    """Places of the rows with a demonstration and an answer to judge it by."""
+    return [i for i, row in enumerate(rows) if row.get("completion") and row.get("answer") is not None]
+
+
 def judge(task: Task, rows: Sequence[Row], progress: Callable[[int], None]) -> Judged:
     """Have the demonstrations judged. `progress` is told how many are done."""
-    places = [i for i, row in enumerate(rows) if row.get("completion") and row.get("answer") is not None]
+    places = to_judge(rows)
     found = Judged(len(places), [], [], [], [])
     for start in range(0, len(places), _CHUNK):
         part = places[start : start + _CHUNK]

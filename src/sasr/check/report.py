@@ -12,7 +12,7 @@ from sasr.errors import InputError
 from sasr.parsing import Settings
 from sasr.rows import RowReader, check_needs
 from sasr.tasks.base import Row, Task
-from sasr.tasks.loading import as_conversation
+from sasr.tasks.loading import for_model
 
 _SHOWN = 3  # places that a line names
 
@@ -67,8 +67,7 @@ class Report:
     @property
     def to_judge(self) -> int:
         """Demonstrations that have an answer to be judged by."""
-        rows = (row for part in self.splits.values() for row in part)
-        return sum(bool(row.get("completion")) and row.get("answer") is not None for row in rows)
+        return sum(len(facts.to_judge(rows)) for rows in self.splits.values())
 
     def judge_needs(self) -> None:
         """Whether the schedule would find what it needs."""
@@ -82,14 +81,8 @@ class Report:
         options = args.chat_template_kwargs or {}
         ends = [token for token in (tokenizer.eos_token_id, end_of_turn_id(tokenizer)) if token is not None]
         for name, rows in self.splits.items():
-            asked = rows
-            if tokenizer.chat_template is not None:
-                asked = [row if isinstance(row["prompt"], list) else as_conversation(row) for row in rows]
-            elif any(isinstance(row["prompt"], list) for row in rows):
-                raise InputError(
-                    f"the rows are conversations, but the tokenizer of {self.settings.model.model_name_or_path} has no "
-                    "chat template: use text, or another model"
-                )
+            model = str(self.settings.model.model_name_or_path)
+            asked = for_model(rows, model, tokenizer.chat_template is not None)
             places = [i for i, row in enumerate(asked) if row.get("completion")]
             taught = tokenize_demonstrations(
                 [asked[i] for i in places],

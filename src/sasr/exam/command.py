@@ -79,12 +79,13 @@ def exam(argv: list[str]) -> int:
 
 def _run(request: Request, directory: Path, again: str) -> None:
     from sasr.checkpoints import digest_rows
-    from sasr.exam.questions import demonstrations, exam_rows, for_model, perturbed_rows
+    from sasr.exam.questions import demonstrations, exam_rows, perturbed_rows
     from sasr.exam.store import ExamDirectory, digest_of_model
     from sasr.exam.view import ExamView
     from sasr.models import load_tokenizer
     from sasr.rows import RowReader
     from sasr.tasks import get_task
+    from sasr.tasks.loading import for_model
 
     # Everything that can be wrong, cheapest first, before a model is loaded.
     task = get_task(request.task, request.task_options)

@@ -13,7 +13,6 @@ from sasr.rows import RowReader, held_out_rows
 from sasr.task_config import TaskConfig
 from sasr.tasks import get_task
 from sasr.tasks.base import Row, Task
-from sasr.tasks.loading import as_conversation
 from sasr.tasks.perturb import perturbed
 from sasr.tasks.text import one_line
 
@@ -92,10 +91,3 @@ def demonstrations(request: Request, say: Callable[[str], None] = lambda text: N
     return rows
 
 
-def for_model(rows: list[Row], name: str, has_chat_template: bool) -> list[Row]:
-    """The rows in the form that training gives a model: conversations if its tokenizer has a chat template."""
-    if has_chat_template:
-        return [row if isinstance(row["prompt"], list) else as_conversation(row) for row in rows]
-    if any(isinstance(row["prompt"], list) for row in rows):
-        raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
-    return rows

@@ -99,6 +99,16 @@ def as_conversation(row: Row) -> Row:
     return converted
 
 
+def for_model(rows: list[Row], name: str, has_chat_template: bool) -> list[Row]:
+    """The rows in the form that training gives a model: conversations if its tokenizer has a chat template.
+    Raises `InputError` for conversations without one."""
+    if has_chat_template:
+        return [row if isinstance(row["prompt"], list) else as_conversation(row) for row in rows]
+    if any(isinstance(row["prompt"], list) for row in rows):
+        raise InputError(f"the rows are conversations, but the tokenizer of {name} has no chat template: use text")
+    return rows
+
+
 def _records(task: Task, data: str, split: str) -> Iterator[tuple[str, Any]]:
     """Every record with the place it comes from, for messages."""
     # A file may have a comma in its name.
