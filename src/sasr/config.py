@@ -13,7 +13,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import budget, curriculum, plugins, reward_guard, safeguards, spread, warmup
+from . import agreement, budget, curriculum, plugins, reward_guard, safeguards, spread, warmup
 from .errors import InputError, require, unknown
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
@@ -41,10 +41,12 @@ class SASRConfig(GRPOConfig):
         warmup_until (`str`, *optional*, defaults to `"steps"`):
             `"plateau"`: `sft_warmup_steps` is only the longest warm-up; it ends when the slope of the SFT loss has
             fallen to a quarter of its steepest (see `sasr.warmup`). Implied by `sft_warmup_steps="auto"`.
+            `"agreement"`: when the SFT gradients agree with each other a quarter as well as they did at most.
         warmup_min_steps (`int`, *optional*, defaults to `0`):
-            `"plateau"`: shortest warm-up.
+            `"plateau"`, `"agreement"`: shortest warm-up.
         warmup_anneal (`float`, *optional*, defaults to `0.0`):
-            `"plateau"`: so many more SFT steps after it, as a share of those before, at `sft_hybrid_learning_rate`.
+            `"plateau"`, `"agreement"`: so many more SFT steps after it, as a share of those before, at
+            `sft_hybrid_learning_rate`.
         switch_step (`int`, *optional*):
             `"static"` only: first GRPO step. Defaults to the end of the warm-up.
         sft_share (`float`, *optional*, defaults to `0.5`):
@@ -95,6 +97,10 @@ class SASRConfig(GRPOConfig):
             Number of prompts of that probe; the reference policy answers each once.
         warmup_norm (`str`, *optional*, defaults to `"mean"`):
             g_warmup: `"mean"` over the last half of the warm-up, or `"last"`, the literal reading of the paper.
+        sft_norm (`str`, *optional*, defaults to `"batch"`):
+            What counts as the SFT gradient norm: `"batch"`, of the step's demonstrations (the paper's), or
+            `"repeatable"`, the part of it along the mean of the SFT gradients before, without the noise of the batch
+            (`sasr.agreement`).
         sft_norm_ema (`float`, *optional*, defaults to `0.0`):
             g_last is the exponential mean of the SFT gradient norms with this decay in [0, 1); 0 is the last norm.
         sft_norm_every (`int`, *optional*, defaults to `0`):
@@ -154,9 +160,11 @@ class SASRConfig(GRPOConfig):
     sft_warmup_steps: int = setting(
         0, "Optimizer steps of SFT before the schedule takes over, or auto: until the loss stops improving."
     )
-    warmup_until: str = setting("steps", "plateau: sft_warmup_steps is the longest warm-up, and the loss may end it.")
-    warmup_min_steps: int = setting(0, "plateau: shortest warm-up.")
-    warmup_anneal: float = setting(0.0, "plateau: then so many more steps, as a share, at sft_hybrid_learning_rate.")
+    warmup_until: str = setting("steps", "plateau or agreement: what may end the warm-up before sft_warmup_steps.")
+    warmup_min_steps: int = setting(0, "plateau, agreement: shortest warm-up.")
+    warmup_anneal: float = setting(
+        0.0, "plateau, agreement: more steps, as a share, at sft_hybrid_learning_rate."
+    )
     switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
     sft_share: float = setting(0.5, "random: probability of SFT in each step.")
     match_run: str | None = setting(None, "random: directory of another run whose share of SFT it takes.")
@@ -179,6 +187,7 @@ class SASRConfig(GRPOConfig):
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
     warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half) or last.")
+    sft_norm: str = setting("batch", "SFT gradient norm: batch (the paper's), or its repeatable part.")
     sft_norm_ema: float = setting(0.0, "Decay in [0, 1) of the exponential mean of SFT gradient norms; 0 = the last.")
     sft_norm_every: int = setting(0, "Measure the SFT gradient norm after so many steps without one; 0 = never.")
     sft_learning_rate: float | None = setting(None, "Learning rate of SFT in the warm-up. Default: learning_rate.")
@@ -241,6 +250,7 @@ class SASRConfig(GRPOConfig):
         budget.check_budget(self, schedule)
         check_study(self, schedule)
         spread.check_settings(self)
+        agreement.check_settings(self)
         safeguards.check_settings(self)
         self._check_report_to()
         self._check_batches()
@@ -281,6 +291,7 @@ class SASRConfig(GRPOConfig):
         require("failed_threshold", self.failed_threshold, lambda v: 0 <= v < 1, "at least 0 and below 1")
         for name, known in (
             ("warmup_norm", ("mean", "last")),
+            ("sft_norm", agreement.NORMS),
             ("sft_questions", ("all", "failed")),
             ("flat_groups", spread.CHOICES),
             ("curriculum", curriculum.MODES),

@@ -37,6 +37,10 @@ class OptimizerStates:
         self.optimizer.state = self._states[kind]
         self.active = kind
 
+    def of(self, kind: str) -> Any:
+        """The state of this kind of step, active or not."""
+        return self.optimizer.state if kind == self.active else self._states[kind]
+
     def clear(self) -> None:
         """Begin both with empty moments."""
         for kind in self.KINDS:

@@ -69,15 +69,22 @@ class SignalTracker:
             self.entropy = entropy
 
     @property
+    def current_norm(self) -> float | None:
+        """g_last. The repeatable part of a gradient may be negative, as noise around none: then it is 0."""
+        return None if self.sft_grad_norm is None else max(self.sft_grad_norm, 0.0)
+
+    @property
     def warmup_grad_norm(self) -> float | None:
-        """g_warmup so far; `None` if the warm-up gave no finite norm."""
+        """g_warmup so far, 0 or more; `None` if the warm-up gave no finite norm."""
+        last_half = self.warmup_norms[len(self.warmup_norms) // 2 :]
         if self.warmup_norm == "last":
-            return self.warmup_last
-        if self.open_end:
-            last_half = self.warmup_norms[len(self.warmup_norms) // 2 :]
-            return sum(last_half) / len(last_half) if last_half else None
-        # Every norm of the last half may have overflowed while an earlier one was finite.
-        return self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
+            norm = self.warmup_last
+        elif self.open_end:
+            norm = sum(last_half) / len(last_half) if last_half else None
+        else:
+            # Every norm of the last half may have overflowed while an earlier one was finite.
+            norm = self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
+        return None if norm is None else max(norm, 0.0)
 
     def signals(self, seed: int, step: int, total_steps: int, failed_batches: float = 0.0) -> Signals:
         """The signals of the step about to be taken."""
@@ -86,7 +93,7 @@ class SignalTracker:
             total_steps=total_steps,
             warmup_steps=self.warmup_steps,
             draw=draw(seed, step),
-            sft_grad_norm=self.sft_grad_norm,
+            sft_grad_norm=self.current_norm,
             warmup_grad_norm=self.warmup_grad_norm if step >= self.warmup_steps else None,
             divergence=self.divergence,
             entropy=self.entropy,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from . import safeguards
+from . import agreement, safeguards
 from .norm_probe import as_float
 from .sft_loss import measured
 
@@ -21,8 +21,11 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     micro_batches = trainer.current_gradient_accumulation_steps
     metrics = trainer._metrics["train"]
     tracker, tokens = trainer.tracker, trainer.chosen.tokens
+    agrees = None
     if plan.kind == "sft":
-        tracker.observe_sft_norm(step, norm)
+        agrees = observe_sft_gradient(trainer, step, norm)
+        if agrees is not None:
+            metrics["sasr/sft_agreement"].append(agrees)
     if plan.grpo_weight and trainer.beta:
         tracker.observe_divergence(_mean(metrics["kl"][-micro_batches:]))
     # A step of both may have found no demonstration to study.
@@ -33,7 +36,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     metrics["sasr/sft_weight"].append(plan.sft_weight)
     metrics["sasr/grpo_weight"].append(plan.grpo_weight)
     for name in ("sft_grad_norm", "warmup_grad_norm", "divergence"):
-        value = getattr(tracker, name)
+        value = tracker.current_norm if name == "sft_grad_norm" else getattr(tracker, name)
         if value is not None:
             metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.work.finish_step().items():
@@ -46,7 +49,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         metrics["sasr/sft_loss"].append(nll)
         metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
         if step < trainer.warmup.bound and math.isfinite(nll):
-            trainer.warmup.observe(step, nll)
+            trainer.warmup.observe(step, nll, agrees)
             tracker.warmup_steps = trainer.warmup.bound
     if trainer.warmup.ends_at(step + 1):
         tracker.end_warmup(step + 1)
@@ -56,6 +59,19 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     elif tokens:
         tracker.observe_entropy(entropy)
     safeguards.after_gradients(trainer, norm, nll)
+
+
+def observe_sft_gradient(trainer: SASRTrainer, step: int, norm: float | None) -> float | None:
+    """Take the norm of the SFT gradient that the parameters have, and return its agreement with those before, if the
+    settings ask for it."""
+    if not agreement.is_measured(trainer.args):
+        trainer.tracker.observe_sft_norm(step, norm)
+        return None
+    agrees = agreement.of_gradient(trainer)
+    if trainer.args.sft_norm == "repeatable":
+        norm = None if norm is None or agrees is None else norm * agrees
+    trainer.tracker.observe_sft_norm(step, norm)
+    return agrees
 
 
 def _log_questions(trainer: SASRTrainer) -> None:

@@ -1,4 +1,8 @@
-"""How long the SFT warm-up is: a number of steps, or until the SFT loss stops improving. No torch.
+"""How long the SFT warm-up is: a number of steps, or until SFT has done what it can do. No torch.
+
+The agreement rule: every 5 steps a is the mean agreement of the SFT gradients with those before them (`agreement.py`)
+over the window. When a has fallen to a quarter of the highest a so far, the gradients no longer point anywhere
+together: what is left is the noise of the batches.
 
 The plateau rule: every 5 steps b is minus the least-squares slope of ln(SFT batch loss) over the last steps, a window
 that scales with the longest warm-up allowed. When b has fallen to a quarter of the steepest b so far, the warm-up
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from .config import SASRConfig
 
 AUTO = "auto"
+UNTIL = ("steps", "plateau", "agreement")
 EVERY = 5
 FRACTION = 0.25  # of the steepest slope; in toy studies 0.12 was similar and 0.4 too early
 _WINDOWS, _LEAST_WINDOW = 8, 10
@@ -31,25 +36,29 @@ def resolve_auto(args: SASRConfig) -> None:
     if args.max_steps < 1 or args.max_seconds is not None or args.max_rollout_tokens is not None:
         raise InputError(
             "sft_warmup_steps auto allows half of max_steps, which must decide the length of the run: otherwise set "
-            "the longest warm-up as a number, and warmup_until to plateau"
+            "the longest warm-up as a number, and warmup_until to plateau or agreement"
         )
-    args.sft_warmup_steps, args.warmup_until = args.max_steps // 2, "plateau"
+    args.sft_warmup_steps = args.max_steps // 2
+    if args.warmup_until == "steps":
+        args.warmup_until = "plateau"
 
 
 def check_settings(args: SASRConfig) -> None:
     """Raise `InputError` for settings of the warm-up's length that do not go together."""
-    if args.warmup_until not in ("steps", "plateau"):
-        raise unknown("warmup_until", args.warmup_until, ("steps", "plateau"))
+    if args.warmup_until not in UNTIL:
+        raise unknown("warmup_until", args.warmup_until, UNTIL)
     for name in ("warmup_min_steps", "warmup_anneal"):
         require(name, getattr(args, name), lambda v: v >= 0, "0 or more")
         if getattr(args, name) and args.warmup_until == "steps":
-            raise InputError(f"{name} is for warmup_until plateau: remove it, or set sft_warmup_steps to auto")
+            raise InputError(
+                f"{name} is for a warm-up that ends by itself: remove it, or set sft_warmup_steps to auto"
+            )
     if args.warmup_until == "steps":
         return
     if args.sft_warmup_steps < _LEAST_LONGEST:
         raise InputError(
-            f"a warm-up until the plateau may have {args.sft_warmup_steps} steps, too few to see one: allow "
-            f"{_LEAST_LONGEST} or more with sft_warmup_steps (auto: half of max_steps)"
+            f"a warm-up with warmup_until {args.warmup_until} may have {args.sft_warmup_steps} steps, too few to see "
+            f"its end: allow {_LEAST_LONGEST} or more with sft_warmup_steps (auto: half of max_steps)"
         )
     if args.warmup_min_steps > args.sft_warmup_steps:
         raise InputError(
@@ -58,8 +67,8 @@ def check_settings(args: SASRConfig) -> None:
     shape = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     if shape not in ("constant", "constant_with_warmup") or 0 < args.warmup_steps < 1:
         raise InputError(
-            "with warmup_until plateau nobody knows how many steps come after the warm-up: set lr_scheduler_type to "
-            "constant, or constant_with_warmup with a number of warmup_steps"
+            f"with warmup_until {args.warmup_until} nobody knows how many steps come after the warm-up: set "
+            "lr_scheduler_type to constant, or constant_with_warmup with a number of warmup_steps"
         )
     if args.warmup_from is not None:
         raise InputError("warmup_from takes over a warm-up of a known length: set sft_warmup_steps to its steps")
@@ -83,9 +92,11 @@ class Warmup:
 
     Args:
         longest (`int`): W, or the longest it may be; it ends there at the latest.
-        until (`str`): `"steps"`: after `longest` steps; `"plateau"`: when the loss stops improving.
-        shortest (`int`): With `"plateau"`: no earlier than this, and than two windows of losses.
-        anneal (`float`): With `"plateau"`: further steps at the rate of the hybrid phase, as a share of those before.
+        until (`str`): `"steps"`: after `longest` steps; `"plateau"`: when the loss stops improving; `"agreement"`:
+            when the gradients no longer agree.
+        shortest (`int`): With the latter two: no earlier than this, and than two windows.
+        anneal (`float`): With the latter two: further steps at the rate of the hybrid phase, as a share of those
+            before.
 
     Attributes:
         steps (`int` or `None`): Its length in steps, the anneal included; `None` while that is open.
@@ -100,8 +111,8 @@ class Warmup:
     steps: int | None = None
     plateau: int | None = None
     reason: str = ""
-    steepest: float = 0.0
-    losses: list[float] = field(default_factory=list)  # ln, the last window of them
+    highest: float = 0.0  # slope or agreement so far
+    recent: list[float] = field(default_factory=list)  # ln of losses, or agreements: the last window of them
 
     def __post_init__(self) -> None:
         if self.until == "steps":
@@ -120,29 +131,39 @@ class Warmup:
         """Whether the step with this index is past the plateau."""
         return self.plateau is not None and step >= self.plateau
 
-    def observe(self, step: int, loss: float) -> None:
-        """Take the SFT loss of the warm-up step with this index. One that is not finite or not positive is ignored."""
-        if self.steps is not None or not (math.isfinite(loss) and loss > 0):
+    def observe(self, step: int, loss: float, agreement: float | None = None) -> None:
+        """Take the SFT loss of the warm-up step with this index and, for `"agreement"`, how far its gradient agrees
+        with those before. A loss that is not finite or not positive, and an agreement that is not there, are
+        ignored."""
+        if self.steps is not None:
             return
         window, done = window_of(self.longest), step + 1
-        self.losses = [*self.losses, math.log(loss)][-window:]
+        by_loss = self.until == "plateau"
+        if by_loss and math.isfinite(loss) and loss > 0:
+            self.recent = [*self.recent, math.log(loss)][-window:]
+        elif not by_loss and agreement is not None and math.isfinite(agreement):
+            self.recent = [*self.recent, agreement][-window:]
         if done >= self.longest:
-            self._end(done, f"the loss still improved after {done} steps, the longest warm-up allowed")
+            goes_on = "the loss still improved" if by_loss else "the gradients still agreed"
+            self._end(done, f"{goes_on} after {done} steps, the longest warm-up allowed")
             return
-        if len(self.losses) < window or done % EVERY:
+        if len(self.recent) < window or done % EVERY:
             return
-        steepness = -slope(self.losses)
-        self.steepest = max(self.steepest, steepness)
-        if done < max(self.shortest, 2 * window) or self.steepest <= 0 or steepness >= FRACTION * self.steepest:
+        level = -slope(self.recent) if by_loss else sum(self.recent) / window
+        self.highest = max(self.highest, level)
+        if done < max(self.shortest, 2 * window) or self.highest <= 0 or level >= FRACTION * self.highest:
             return
-        share = f"{max(steepness / self.steepest, 0.0):.0%} of its steepest slope"
-        self._end(done, f"the loss improves at {share}")
+        share = f"{max(level / self.highest, 0.0):.0%}"
+        if by_loss:
+            self._end(done, f"the loss improves at {share} of its steepest slope")
+        else:
+            self._end(done, f"the gradients agree at {share} of their most")
 
     def _end(self, done: int, reason: str) -> None:
         self.plateau = done
         self.steps = min(done + round(self.anneal * done), self.longest)
         self.reason = reason + (f", then {self.steps - done} steps at the lower rate" if self.steps > done else "")
-        self.losses = []
+        self.recent = []
 
     def state_dict(self) -> dict[str, Any]:
         """All fields, JSON-safe."""

@@ -1,0 +1,57 @@
+"""How far the SFT gradient agrees with those before it: which part of its norm is a direction, and which is noise.
+
+A batch's gradient is the gradient of the loss plus noise that does not fall when the loss stops falling, so its norm
+hardly shows the end of what SFT can do. Two independent batches have only the former in common. Adam keeps the mean of
+the gradients before as its first moment, so the cosine with it costs three sums over the parameters, and no memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .config import SASRConfig
+    from .trainer import SASRTrainer
+
+NORMS = ("batch", "repeatable")
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+
+
+def is_measured(args: SASRConfig) -> bool:
+    """Whether these settings need the agreement of SFT steps."""
+    return args.sft_norm == "repeatable" or args.warmup_until == "agreement"
+
+
+def check_settings(args: SASRConfig) -> None:
+    """Raise `InputError` where there is no first moment of SFT's own."""
+    if not is_measured(args):
+        return
+    what = "sft_norm repeatable" if args.sft_norm == "repeatable" else "warmup_until agreement"
+    if not args.separate_optimizer_states:
+        raise InputError(f"{what} reads the mean of SFT's own gradients: set separate_optimizer_states to true")
+    optimizer = getattr(args.optim, "value", args.optim)
+    if optimizer not in _OPTIMIZERS:
+        raise InputError(
+            f"{what} reads Adam's first moment, which optim {optimizer} does not keep: use {_OPTIMIZERS[0]}"
+        )
+
+
+def of_gradient(trainer: SASRTrainer) -> float | None:
+    """Cosine, in [-1, 1], of the SFT gradient in the parameters' `grad` with the mean of the SFT gradients before, by
+    which Adam weighs them. `None` at the first SFT step."""
+    assert trainer.optimizer_states is not None
+    moments = trainer.optimizer_states.of("sft")
+    pairs = [(p.grad, moments[p]["exp_avg"]) for p in trainer.model.parameters() if p.grad is not None and p in moments]
+    if not pairs:
+        return None
+    sums = [torch.stack([(a * b).sum(dtype=torch.float32) for a, b in pairs]).sum() for pairs in _products(pairs)]
+    return float(sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def _products(pairs):
+    gradients, means = zip(*pairs, strict=True)
+    return [pairs, zip(gradients, gradients, strict=True), zip(means, means, strict=True)]
