@@ -112,6 +112,9 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         claim(directory)
         checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    if checkpoint is not None:
+        # With what only the loaded model tells; the trainer would do so after config.yaml has been written anew.
+        checkpoints.check_same_run(checkpoint, trainer.fingerprint())
     if donor is not None:
         shared_warmup.check(donor, trainer)
     long = sum(len(d.completion_ids) > args.max_completion_length for d in trainer.demonstrations)
