@@ -7,6 +7,8 @@ With --runs adapters: SASRTrainer with all weights, with LoRA and with QLoRA (ne
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import resource
 import subprocess
@@ -61,11 +63,13 @@ def train(name: str, setting: Setting) -> None:
 
 
 def forget_peak() -> int:
-    """Begin to look for the highest anew, since the files that a model is read from may be larger than it is. Returns
-    the bytes in use now."""
+    """Give back what only the reading of the model took, which may be more than it is, and look for the highest anew.
+    Returns the bytes in use now."""
+    gc.collect()
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
+    elif sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # of glibc
         Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
