@@ -2,7 +2,7 @@
 
 On a CPU the peak of the process, of which the interpreter and the libraries are a part; on a GPU what torch allocated.
 Run: python benchmarks/memory.py [--model NAME] [--json FILE]
-With --runs adapters: SASRTrainer with all weights, with LoRA and with QLoRA (needs bitsandbytes, and a model's directory).
+With --runs adapters: SASRTrainer with all weights, with LoRA and with QLoRA (bitsandbytes, and a model's directory).
 """
 
 from __future__ import annotations
