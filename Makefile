@@ -1,12 +1,13 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-deepspeed test-vllm lint audit docs model clean
+.PHONY: help install demo test test-faults test-qlora test-deepspeed test-vllm lint audit docs model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 DEEPSPEED := .deepspeed
+QLORA := .qlora
 AUDIT_VENV := .venv-audit
 # One thread for each process: on a few shared cores more threads wait for each other.
 export OMP_NUM_THREADS ?= 1
@@ -32,6 +33,9 @@ test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
 test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that nothing is lost; ARGS goes to pytest
 	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS) tests/faults
 
+test-qlora: $(QLORA)/.installed  ## Run the tests that need bitsandbytes, installed into .qlora; ARGS goes to pytest
+	@PYTHONPATH=$(abspath $(QLORA)) $(BIN)/python -m pytest -p no:xdist -m qlora $(ARGS) tests/test_qlora.py
+
 test-deepspeed: $(DEEPSPEED)/.installed  ## Run the tests that need DeepSpeed, installed into .deepspeed; ARGS goes to pytest
 	@PYTHONPATH=$(abspath $(DEEPSPEED)) $(BIN)/python -m pytest -p no:xdist -m deepspeed $(ARGS) tests/test_deepspeed.py
 
@@ -53,7 +57,7 @@ model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models
 	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
 
 clean:  ## Remove the virtual environments, build products and caches; runs/ and models/ stay
-	rm -rf $(VENV) $(VLLM_VENV) $(DEEPSPEED) $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(DEEPSPEED) $(QLORA) $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Makes the virtual environment $(1) unless it is there.
@@ -102,4 +106,10 @@ $(DEEPSPEED)/.installed: $(STAMP) constraints-deepspeed.txt
 	@echo "Installing DeepSpeed"
 	@DS_BUILD_OPS=0 $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --upgrade \
 	  --target $(DEEPSPEED) -r constraints-deepspeed.txt
+	@touch $@
+
+# A folder too: transformers, peft and TRL import bitsandbytes wherever they find it, which takes each process two seconds.
+$(QLORA)/.installed: $(STAMP) constraints.txt
+	@echo "Installing bitsandbytes"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(QLORA) -c constraints.txt bitsandbytes
 	@touch $@

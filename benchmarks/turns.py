@@ -73,10 +73,12 @@ class Setting:
     rows: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def policy(self) -> tuple[Any, Any]:
+    def policy(self, quantization: Any = None) -> tuple[Any, Any]:
         """A model that has studied a little, always with the same weights, and its tokenizer. An untaught one never
         ends its completions and gets no rewards: no step of a real run is like that."""
-        model, tokenizer = load_model(self.model, tokenizer_texts=get_task("stories").vocabulary_texts())
+        texts = get_task("stories").vocabulary_texts()
+        device = torch.device("cuda" if CUDA else "cpu")
+        model, tokenizer = load_model(self.model, tokenizer_texts=texts, quantization=quantization, device=device)
         if self.warmup and not self.weights:
             study(model, tokenizer, self.rows, self.warmup)
             self.weights = {key: value.clone() for key, value in model.state_dict().items()}

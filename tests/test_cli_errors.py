@@ -108,6 +108,18 @@ FLAGS = {
     "budget-schedule": (["--max_seconds", "9", "--schedule", "cosine"], ["max_seconds", "Cosine", "use another"]),
     "temperature": (["--temperature", "0"], ["temperature is 0"]),
     "dtype": (["--dtype", "float33"], ["float33", "bfloat16"]),
+    "8-bit": (["--load_in_8bit"], ["load_in_8bit is not supported", "load_in_4bit"]),
+    "4-bit-without-adapter": (["--load_in_4bit"], ["4 bits cannot be trained", "set use_peft"]),
+    "4-bit-from-scratch": (["--load_in_4bit", "--use_peft"], ["made from scratch", "a directory or a hub name"]),
+    "4-bit-gguf": (
+        ["--load_in_4bit", "--use_peft", "--model_name_or_path", "x.gguf"],
+        ["a GGUF file", "a directory or a hub name"],
+    ),
+    "4-bit-storage": (
+        ["--load_in_4bit", "--use_peft", "--bnb_4bit_quant_storage", "bfloat16"],
+        ["bnb_4bit_quant_storage", "FSDP", "leave it out"],
+    ),
+    "4-bit-vllm": (["--load_in_4bit", "--use_peft", "--use_vllm"], ["load_in_4bit with use_vllm", "leave one out"]),
     "resume-nothing": (["--output_dir", "none", "--resume_from_checkpoint"], ["no checkpoint to resume from in none"]),
     "resume-missing": (["--resume_from_checkpoint", "run/checkpoint-9"], ["no checkpoint run/checkpoint-9"]),
 }
@@ -118,6 +130,12 @@ def test_flags(error, name):
     flags, fragments = FLAGS[name]
     message = error(*SMALL, *flags)
     assert [f for f in fragments if f not in message] == [], message
+
+
+def test_4_bits_without_bitsandbytes(error, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    message = error(*SMALL, "--load_in_4bit", "--use_peft", "--model_name_or_path", "owner/name")
+    assert "load_in_4bit needs bitsandbytes" in message and "pip install 'sasr[qlora]'" in message
 
 
 def test_resume_without_a_directory(error):

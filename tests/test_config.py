@@ -170,6 +170,8 @@ def test_recipes_parse(recipe, tmp_path):
     settings = parse(["--config", str(recipe), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"])
     assert settings.training.schedule == "sasr"
     assert settings.training.sft_warmup_steps < settings.training.max_steps
+    assert settings.model.load_in_4bit == recipe.stem.startswith("qlora")
+    assert settings.model.use_peft == ("lora" in recipe.stem)
 
 
 def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):

@@ -90,20 +90,31 @@ trained.train()
 
 
 def test_steps_of_both_losses_keep_the_ranks_together(tmp_path):
-    """Two forward passes and one backward pass through DDP."""
+    """Two forward passes and one backward pass through DDP, which does not search for unused parameters: the steps are
+    those with the search, of all weights and of adapters."""
     run_script(
         tmp_path,
         """
-trained = toy.trainer(out / "run", schedule="chord_phi", mu=0.3, sft_warmup_steps=0, max_steps=6,
-                      gradient_accumulation_steps=2)
-trained.train()
-weights = {name: p.detach().flatten().tolist() for name, p in trained.model.named_parameters()}
-(out / f"{rank}.json").write_text(json.dumps([trained.counts, weights]))
+from peft import LoraConfig
+found = {}
+for case in ("whole", "lora"):
+    for search in (None, True):
+        more = {"peft_config": LoraConfig(r=4, target_modules="all-linear")} if case == "lora" else {}
+        trained = toy.trainer(out / "run", schedule="chord_phi", mu=0.3, sft_warmup_steps=0, max_steps=6,
+                              gradient_accumulation_steps=2, ddp_find_unused_parameters=search, more=more)
+        trained.train()
+        assert trained.model_wrapped.find_unused_parameters == bool(search), trained.model_wrapped
+        weights = {name: p.detach().flatten().tolist() for name, p in trained.model.named_parameters()}
+        found[f"{case} {search}"] = [trained.counts, weights]
+(out / f"{rank}.json").write_text(json.dumps(found))
 """,
     )
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
-    assert ranks[0][0]["sft_steps"] == ranks[0][0]["grpo_steps"] == 6
+    for case in ("whole", "lora"):
+        counts, weights = ranks[0][f"{case} None"]
+        assert [counts, weights] == ranks[0][f"{case} True"]
+        assert counts["sft_steps"] == counts["grpo_steps"] == 6
 
 
 def test_flat_groups_and_curriculum_keep_the_ranks_together(tmp_path):

@@ -80,11 +80,11 @@ def test_checkpoint_of_another_world_size(error, run):
 )
 def test_checkpoint_of_another_model_or_data(lora_run, capsys, flags, fragment):
     """What only the loaded model shows is still one line, before the first step."""
-    before = (lora_run / "metrics.jsonl").read_text()
+    before = [(lora_run / name).read_text() for name in ("metrics.jsonl", "config.yaml")]
     status = sasr.cli.main(["train", *RESUME, *flags])
     out, err = capsys.readouterr()
     assert fragment in checked(status, "", err) and "Traceback" not in out
-    assert (lora_run / "metrics.jsonl").read_text() == before
+    assert [(lora_run / name).read_text() for name in ("metrics.jsonl", "config.yaml")] == before
 
 
 def test_directory_that_is_no_checkpoint(error, run):

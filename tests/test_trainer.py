@@ -206,6 +206,18 @@ def test_lora_with_beta_measures_against_the_base_model(tmp_path):
         toy.trainer(tmp_path / "b", beta=0.1, reference_model="warmup", more=lora)
 
 
+def test_an_adapter_on_a_base_in_bfloat16_is_in_float32(tmp_path):
+    """Else a rate like this would leave most of it where it is."""
+    lora = {"peft_config": LoraConfig(r=4, target_modules="all-linear")}
+    rates = {"learning_rate": 1e-6, "sft_learning_rate": 1e-6, "schedule": "alternate"}
+    trained = toy.trainer(tmp_path, lm=toy.model().bfloat16(), max_steps=6, **rates, more=lora)
+    own = {name: p for name, p in trained.model.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in own.items()}
+    trained.train()
+    assert {p.dtype for p in own.values()} == {torch.float32} and trained.model.dtype == torch.bfloat16
+    assert torch.cat([(p.detach() != before[name]).flatten() for name, p in own.items()]).float().mean() > 0.99
+
+
 @pytest.mark.parametrize("kind", ["initial", "warmup"])
 def test_divergence_probe_estimates_the_exact_kl(tmp_path, kind):
     """Against KL(reference || policy) by enumeration of the vocabulary at every position of the probe."""

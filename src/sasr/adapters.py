@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sasr.errors import InputError
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 CONFIG = "adapter_config.json"
@@ -60,6 +61,11 @@ def read_adapter(directory: Path) -> Adapter:
 
 def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """The base model with the adapter in its weights."""
+    return attach(model, adapter).merge_and_unload()
+
+
+def attach(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
+    """The base model with the adapter beside its weights. Raises `ValueError` if they do not fit."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -70,4 +76,4 @@ def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     differing = saved ^ {key for key in get_peft_model_state_dict(tuned, save_embedding_layers=False) if "lora_" in key}
     if differing:
         raise ValueError(f"{len(differing)} weights do not fit the base model {adapter.base}, such as {min(differing)}")
-    return tuned.merge_and_unload()
+    return tuned

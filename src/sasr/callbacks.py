@@ -21,6 +21,7 @@ from .metrics import METRICS_FILE, MetricsFile
 from .safeguards import best_checkpoint
 from .schedules import draw
 from .tasks.base import Row, Task
+from .work import size_of
 
 if TYPE_CHECKING:
     from .task_config import TaskConfig
@@ -200,7 +201,7 @@ class StepCallback(TrainerCallback):
             self.metrics.truncate_after(state.global_step)  # what a killed run wrote after its last checkpoint
         if self.view is not None:
             model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            size = sum(p.numel() for p in model.parameters())
+            size = sum(map(size_of, model.parameters()))
             on = f" on {self.task}" if self.task else ""
             title = f"{args.schedule}{on}, {size / 1e6:.3g}M parameters, seed {args.seed}"
             self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)

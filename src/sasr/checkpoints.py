@@ -37,7 +37,7 @@ _FREE = {
     "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
     "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
-    "reward_failures", "reward_timeout",
+    "reward_failures", "reward_timeout", "ddp_find_unused_parameters",
 }  # fmt: skip
 _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
 
@@ -70,8 +70,11 @@ def fingerprint(settings: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
 
 
 def adapter_settings(model) -> dict[str, Any]:
-    """Every setting of the PEFT adapters that decides what is computed, such as `lora_alpha`."""
-    found: dict[str, Any] = {}
+    """Every setting of the PEFT adapters that decides what is computed, such as `lora_alpha`, and how the model below
+    them is quantised."""
+    from .quantised import facts  # torch, which `sasr runs` does without
+
+    found: dict[str, Any] = {**facts(getattr(model.config, "quantization_config", None))}
     for name, config in getattr(model, "peft_config", {}).items():
         prefix = "" if name == "default" else f"{name}."
         for key, value in config.to_dict().items():

@@ -241,7 +241,8 @@ def _quiet() -> None:
 
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("trl").setLevel(logging.ERROR)
+    for name in ("trl", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _help() -> str:

@@ -223,6 +223,9 @@ class SASRConfig(GRPOConfig):
             self.bf16: bool | None = bool(self.bf16)
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = torch.accelerator.is_available()
+        if self.ddp_find_unused_parameters is None:
+            # Each step uses every weight that is trained, so DDP need not search each backward pass for others.
+            self.ddp_find_unused_parameters: bool | None = False
         if self.max_grad_norm is None or not 0 <= self.max_grad_norm < math.inf:
             raise InputError(
                 f"max_grad_norm is {self.max_grad_norm}: set a number (1.0 is usual; 0 measures without clipping)"

@@ -22,5 +22,7 @@ def check(trainer: SASRTrainer) -> None:
         raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
     if args.on_collapse == "rollback" and sharded:
         raise InputError("on_collapse rollback needs weights in one piece, not DeepSpeed or FSDP: use warn or sft")
+    if sharded and getattr(trainer.model, "is_loaded_in_4bit", False):
+        raise InputError("load_in_4bit needs weights in one piece, not DeepSpeed or FSDP: use DDP, or plain LoRA")
     if args.flat_groups != "keep" and (trainer._is_vlm or trainer.aux_loss_enabled):
         raise InputError(f"flat_groups {args.flat_groups} is for dense text models: set it to keep")

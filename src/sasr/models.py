@@ -10,13 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sasr.adapters import is_adapter, merge, read_adapter
+from sasr.adapters import attach, is_adapter, merge, read_adapter
 from sasr.errors import InputError
 from sasr.model_files import TINY_MODELS, check_model, local_path, of_base, short
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import (
+        BitsAndBytesConfig,
+        GenerationConfig,
+        PreTrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 __all__ = ["TINY_MODELS", "check_model", "fetch_smollm2", "load_configs", "load_model", "load_tokenizer"]
 
@@ -81,7 +88,9 @@ def load_model(
     trust_remote_code: bool = False,
     tokenizer_texts: Sequence[str] | None = None,
     seed: int = 0,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    quantization: BitsAndBytesConfig | None = None,
+    device: torch.device | None = None,
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer.
 
     Args:
@@ -101,13 +110,22 @@ def load_model(
             What a tiny model's tokenizer is made from; required for one, ignored for others.
         seed (`int`, *optional*, defaults to `0`):
             Draws a tiny model's weights. The global random state stays as it was.
+        quantization (`BitsAndBytesConfig`, *optional*):
+            How to quantise the weights (see `sasr.quantised`). An adapter then stays beside its base: merged into 4
+            bits it would be rounded away.
+        device (`torch.device`, *optional*):
+            Where to put quantised weights, the CPU by default; ignored for others, which can be moved.
 
     Raises:
         [`InputError`]: If the model cannot be loaded, or if its files lack some of its weights.
     """
     import torch
 
-    wanted = _dtype(dtype)
+    from sasr.quantised import check_quantisable, keep_layout
+
+    wanted, device = _dtype(dtype), device or torch.device("cpu")
+    if quantization is not None:
+        check_quantisable(name, device)
     # Before the weights: it is cheap, and finds most of what can be wrong.
     tokenizer = load_tokenizer(
         name, revision=revision, trust_remote_code=trust_remote_code, tokenizer_texts=tokenizer_texts
@@ -120,8 +138,9 @@ def load_model(
     path = local_path(name)
     if path is not None and is_adapter(path):
         kept = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
-        base, _ = of_base(name, path, load_model, dtype=dtype, **kept)
-        model = or_input_error(name, "adapter", lambda: merge(base, read_adapter(path)))
+        base, _ = of_base(name, path, load_model, dtype=dtype, quantization=quantization, device=device, **kept)
+        join = merge if quantization is None else attach
+        model = or_input_error(name, "adapter", lambda: join(base, read_adapter(path)))
         return _named(model, name, tokenizer), tokenizer
 
     from transformers import AutoModelForCausalLM
@@ -133,6 +152,8 @@ def load_model(
         options["use_safetensors"] = True
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    if quantization is not None:
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
 
     def load() -> Any:
         return AutoModelForCausalLM.from_pretrained(where, dtype=wanted, output_loading_info=True, **options)
@@ -144,6 +165,8 @@ def load_model(
         raise InputError(f"model {name!r}: {len(keys)} weights are missing from its files, such as {keys[0]}")
     if "gguf_file" in options:
         _forget_quantisation(model)
+    if getattr(model, "is_loaded_in_4bit", False):
+        keep_layout(model)
     return _named(model, name, tokenizer), tokenizer
 
 

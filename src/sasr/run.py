@@ -16,7 +16,7 @@ import torch
 import yaml
 from datasets import Dataset
 
-from . import checkpoints, locks, shared_warmup
+from . import checkpoints, locks, quantised, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
 from .config import SASRConfig
@@ -61,16 +61,17 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     check_reward_weights(task, settings)
     if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
         raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
+    quantised.check_training(settings.model, args)
+    quantization = quantised.config_of(vars(settings.model), quantised.compute_dtype(args.bf16, args.fp16))
     if checkpoint is not None:
-        checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), world_size=args.world_size))
+        facts = {"world_size": args.world_size} | quantised.facts(quantization)
+        checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), **facts))
     donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
     if donor is not None:
         shared_warmup.check_settings(donor, args)
     if is_main():
         check_free(directory) if checkpoint is None and not again else claim(directory)
     name = settings.model.model_name_or_path
-    if settings.model.load_in_4bit or settings.model.load_in_8bit:
-        raise InputError("load_in_4bit and load_in_8bit are not supported: leave them out (LoRA works: --use_peft)")
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
@@ -106,12 +107,17 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         dtype=settings.model.dtype,
         attn_implementation=settings.model.attn_implementation,
         seed=args.seed,
+        quantization=quantization,
+        device=args.device,
         **options,
     )
     if checkpoint is None and is_main():
         claim(directory)
         checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
     trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    if checkpoint is not None:
+        # With what only the loaded model tells; the trainer would do so after config.yaml has been written anew.
+        checkpoints.check_same_run(checkpoint, trainer.fingerprint())
     if donor is not None:
         shared_warmup.check(donor, trainer)
     long = sum(len(d.completion_ids) > args.max_completion_length for d in trainer.demonstrations)

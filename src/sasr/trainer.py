@@ -29,6 +29,7 @@ from . import (
     engine_checks,
     learning_rates,
     norm_probe,
+    quantised,
     recording,
     reference,
     safeguards,
@@ -92,6 +93,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if reward_funcs is None:
             reward_funcs = [_no_reward]
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        quantised.adapters_in_float32(self.model)
         self.stop_at_end_of_turn()
         self._collect_rows(demonstration_dataset)
         self.warmup = args.build_warmup()

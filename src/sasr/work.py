@@ -30,8 +30,8 @@ class Work:
         if head is not None and head.weight is looked_up:
             looked_up = None
         weights = [p for p in model.parameters() if p is not looked_up]
-        self.weights = sum(map(_size, weights))
-        self.trained_weights = sum(_size(p) for p in weights if p.requires_grad)
+        self.weights = sum(map(size_of, weights))
+        self.trained_weights = sum(size_of(p) for p in weights if p.requires_grad)
         self._micro_batches = micro_batches
         self._rollout_tokens = 0.0  # of one micro-batch of the rollouts under way, the mean: the state
         self._trained = self._flops = 0.0  # of the step under way
@@ -93,6 +93,9 @@ class Work:
         self._rollout_tokens = state.get("rollout_tokens", 0.0)
 
 
-def _size(parameter: Any) -> int:
+def size_of(parameter: Any) -> int:
+    """The number of weights in a parameter."""
+    if (state := getattr(parameter, "quant_state", None)) is not None:
+        return state.shape.numel()  # bitsandbytes packs two weights into a byte
     # DeepSpeed's stage 3 leaves an empty tensor with a note of what it was.
     return getattr(parameter, "ds_numel", None) or parameter.numel()

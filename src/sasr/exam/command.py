@@ -38,6 +38,7 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
   --batch_size N       completions generated at a time [per_device_eval_batch_size of the run, or 64]
   --seed N             of the sampling [that of the run, or 0]
   --dtype TYPE         of the weights: float32, bfloat16, float16, auto [that of the run, or float32]
+  --load_in_4bit BOOL  quantise the weights (QLoRA: of the base; with false the adapter is merged) [that of the run]
   --engine NAME        what generates: transformers, or vllm if it is installed [transformers]
   --perturb KIND ...   ask the rows in another form too, whose answer is known: names, numbers, order, ..., or all
   --initial_model M    measure entropy, and KL per token to this model, on the sampled completions
@@ -83,6 +84,7 @@ def _run(request: Request, directory: Path, again: str) -> None:
     from sasr.exam.store import ExamDirectory, digest_of_model
     from sasr.exam.view import ExamView
     from sasr.models import load_tokenizer
+    from sasr.quantised import accelerator_or_cpu, check_quantisable
     from sasr.rows import RowReader
     from sasr.tasks import get_task
     from sasr.tasks.loading import for_model
@@ -92,6 +94,8 @@ def _run(request: Request, directory: Path, again: str) -> None:
     names = [name for name in (request.model, request.initial_model) if name is not None]
     for name in names:
         _check_model(name)
+        if request.load_in_4bit:
+            check_quantisable(name, accelerator_or_cpu())
     reader = RowReader(task, request.bad_rows)
     rows = exam_rows(task, request, reader)
     notes = [note] if (note := reader.note()) else []

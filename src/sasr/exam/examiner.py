@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 from sasr.errors import InputError
 from sasr.exam import measures
@@ -18,6 +16,7 @@ from sasr.exam.scoring import mean_per_token, nll_per_token, score
 from sasr.exam.store import block_seed
 from sasr.exam.vllm_engine import VllmEngine
 from sasr.models import load_configs, load_model, load_tokenizer
+from sasr.quantised import accelerator_or_cpu, compute_dtype, config_of
 from sasr.tasks.base import Row, Task
 
 Record = dict[str, Any]
@@ -117,9 +116,17 @@ class Examiner:
 
     def _load(self, name: str) -> tuple[Any, Any]:
         texts = self.task.vocabulary_texts() or None
-        model, tokenizer = load_model(name, dtype=self.request.dtype, tokenizer_texts=texts)
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return model.to(device).eval(), tokenizer
+        device, request = accelerator_or_cpu(), self.request
+        quantization = None
+        if request.load_in_4bit:
+            # What sasr train computes in, unless told otherwise: see SASRConfig.
+            bf16, fp16 = ((request.run or {}).get(name) for name in ("bf16", "fp16"))
+            compute = compute_dtype(device.type != "cpu" and not fp16 if bf16 is None else bf16, bool(fp16))
+            quantization = config_of({**(request.run or {}), "load_in_4bit": True}, compute)
+        model, tokenizer = load_model(
+            name, dtype=request.dtype, tokenizer_texts=texts, quantization=quantization, device=device
+        )
+        return (model if quantization is not None else model.to(device)).eval(), tokenizer
 
     def _add_scores(self, records: Sequence[Record]) -> None:
         """Entropy and KL of each sampled completion; the token ids, which nobody reads, go."""

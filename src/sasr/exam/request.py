@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "seed": 0,
     "dtype": "float32",
+    "load_in_4bit": False,
     "engine": "transformers",
 }
 # What sasr train calls it, and what it takes where config.yaml is silent.
@@ -34,6 +35,7 @@ _NAMES_OF_RUNS = {
     "batch_size": "per_device_eval_batch_size",
     "seed": "seed",
     "dtype": "dtype",
+    "load_in_4bit": "load_in_4bit",
 }
 _UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": (), "k": (), "difficulty": ()}
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -58,6 +60,7 @@ class Request:
         batch_size (`int`): Completions generated at a time; another one draws other samples.
         seed (`int`): Of the sampling.
         dtype (`str`): Type of the weights.
+        load_in_4bit (`bool`): Whether to quantise the weights, with the run's settings of bitsandbytes.
         engine (`str`): What generates the completions.
         initial_model (`str`, *optional*): What to measure the KL from.
         entropy (`bool`): Whether to measure the entropy without `initial_model`.
@@ -81,6 +84,7 @@ class Request:
     batch_size: int
     seed: int
     dtype: str
+    load_in_4bit: bool
     engine: str
     initial_model: str | None
     entropy: bool
@@ -118,7 +122,12 @@ class Request:
         # Which rows are left out shows in the digest of those that are asked.
         del values["output_dir"], values["run"], values["bad_rows"]
         # None where not given, as if it were not there: the directory of an earlier version has no such key.
-        return {**values, "k": self.k or None, "difficulty": self.difficulty or None}
+        return {
+            **values,
+            "k": self.k or None,
+            "difficulty": self.difficulty or None,
+            "load_in_4bit": self.load_in_4bit or None,
+        }
 
 
 def read_request(argv: list[str]) -> Request:
@@ -166,6 +175,8 @@ def read_request(argv: list[str]) -> Request:
     if values["engine"] not in ENGINES:
         raise unknown("engine", values["engine"], ENGINES)
     if values["engine"] == "vllm":
+        if values["load_in_4bit"]:
+            raise InputError("load_in_4bit is for engine transformers: set it to false, or leave --engine out")
         check_vllm(values["model"])
     return Request(**values, run=run)
 
@@ -184,6 +195,8 @@ def run_settings(model: str) -> dict[str, Any] | None:
 
 
 def _flags(argv: list[str]) -> dict[str, Any]:
+    from transformers.hf_argparser import string_to_bool
+
     parser = Flags("sasr exam", argument_default=argparse.SUPPRESS)
     for name in _TEXTS:
         parser.add_argument(f"--{name}")
@@ -191,6 +204,7 @@ def _flags(argv: list[str]) -> dict[str, Any]:
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--task_options", type=json_mapping)
     parser.add_argument("--entropy", action="store_true")
+    parser.add_argument("--load_in_4bit", type=string_to_bool, nargs="?", const=True)
     parser.add_argument("--k", type=int, nargs="+")
     for name in ("perturb", "difficulty"):
         parser.add_argument(f"--{name}", nargs="+")
