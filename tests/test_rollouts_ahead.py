@@ -81,10 +81,18 @@ def test_without_sft_steps_between_it_is_the_run_without(tmp_path):
     assert toy.history(on, "sasr/rollout_age", "sasr/importance_ratio")[WARMUP:] == [(0.0, None)] * 4
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["dense", "lora"])
-def test_ratio_is_to_the_weights_that_generated(tmp_path, lora):
+@pytest.mark.parametrize(
+    ("lora", "changes"),
+    [
+        (False, {}),
+        (True, {"gradient_checkpointing": True}),
+        (False, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "cast_lm_head_to_fp32": True}),
+    ],
+    ids=["dense", "lora-checkpointing", "accumulated"],
+)
+def test_ratio_is_to_the_weights_that_generated(tmp_path, lora, changes):
     more = {"peft_config": LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)} if lora else {}
-    one = trainer(tmp_path, "SSG", more=more, temperature=0.8)
+    one = trainer(tmp_path, "SSG", more=more, temperature=0.8, **changes)
     begin, loss = Worker.begin, one._compute_loss
     weights, jobs, seen = [], [], []
 
@@ -102,29 +110,30 @@ def test_ratio_is_to_the_weights_that_generated(tmp_path, lora):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "begin", noted_begin)
         one.train()
-    (now, batch), ((prompt_ids, seed),), (then,) = *seen, jobs, weights
-    mask = batch["completion_mask"].bool()
+    ((prompt_ids, seed),), (then,), completions, ratios = jobs, weights, [], []
 
-    def logps_under(state):
+    def logps_under(state, batch):
         one.model.load_state_dict(state)
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         both = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         with torch.no_grad():
-            return one._get_per_token_logps_and_entropies(one.model, ids, both, mask.size(1))[0]
+            return one._get_per_token_logps_and_entropies(one.model, ids, both, batch["completion_ids"].size(1))[0]
 
-    old, new = logps_under(then), logps_under(now)
-    torch.testing.assert_close(batch["old_per_token_logps"][mask], old[mask], rtol=1e-4, atol=1e-5)
-    assert (new - old)[mask].abs().max() > 0.01, "two SFT steps must have moved the policy"
-    ratio = float(torch.exp(new - old)[mask].mean())
+    for now, batch in seen:
+        mask = batch["completion_mask"].bool()
+        old, new = logps_under(then, batch), logps_under(now, batch)
+        torch.testing.assert_close(batch["old_per_token_logps"][mask], old[mask], rtol=1e-4, atol=1e-5)
+        assert (new - old)[mask].abs().max() > 0.01, "two SFT steps must have moved the policy"
+        ratios.append(float(torch.exp(new - old)[mask].mean()))
+        completions += [ids[kept].tolist() for ids, kept in zip(batch["completion_ids"], mask, strict=True)]
     logged = toy.history(one, "sasr/importance_ratio", "sasr/rollout_age")[-1]
-    assert logged == (pytest.approx(ratio, rel=1e-4), 2.0)
+    assert logged == (pytest.approx(sum(ratios) / len(ratios), rel=1e-4), 2.0)
     # and they are sampled from those weights
     one.model.load_state_dict(then)
     one.model.eval()
     torch.manual_seed(seed)
     again, _ = one._generate_single_turn(prompt_ids, None, {}, one.num_generations)
-    rows = zip(batch["completion_ids"].tolist(), batch["completion_mask"].sum(1).tolist(), strict=True)
-    assert sorted(again) == sorted(ids[:length] for ids, length in rows)
+    assert sorted(again) == sorted(completions)
 
 
 @pytest.mark.parametrize(

@@ -340,8 +340,8 @@ def _shared_memory(tensors: Sequence[torch.Tensor]) -> dict[torch.dtype, torch.T
 
 
 def _empty_copy(model: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    """A copy of the model without its numbers, and without the functions that accelerate and TRL have put around its
-    own, which cannot be sent."""
+    """A copy of the model without its numbers, and without what accelerate, TRL and PEFT have put around its functions,
+    which cannot be sent."""
     memo: dict[int, Any] = {}
     for tensor in tensors:
         empty = tensor.detach().new_empty(0)
@@ -352,5 +352,6 @@ def _empty_copy(model: Any, tensors: Sequence[torch.Tensor]) -> Any:
     finally:
         for module, forward in forwards:
             module.forward = forward
-    bare.gradient_checkpointing_disable()
+    for module in bare.modules():
+        module._forward_hooks.clear()
     return bare
