@@ -201,14 +201,15 @@ def test_generating_in_between_changes_nothing(tmp_path):
 
 
 def test_rollouts_of_weights_that_are_given_up_are_not_used(tmp_path):
-    plain = trained(tmp_path / "a", "SSGG")
-    one = trainer(tmp_path / "b", "SSGG")
+    plain = trained(tmp_path / "a", "SSGGSG")
+    one = trainer(tmp_path / "b", "SSGGSG")
     at_step(one, WARMUP + 2, one.ahead.outdate)
     asked = []
     at_step(one, WARMUP + 3, lambda: asked.extend(one.selection.asked))
     one.train()
-    ages = [[age for (age,) in toy.history(run, "sasr/rollout_age")[-2:]] for run in (plain, one)]
-    assert ages == [[2.0, 0.0], [0.0, 0.0]]
+    ages = [[age for (age,) in toy.history(run, "sasr/rollout_age")[-4:]] for run in (plain, one)]
+    assert ages == [[2.0, 0.0, None, 1.0], [0.0, 0.0, None, 1.0]]
+    assert toy.history(one, "sasr/importance_ratio")[-1][0] == pytest.approx(1, abs=0.1), "and not those of another job"
     assert asked == [one.rl_rows[i] for i in type(one.rl_stream)(len(one.rl_rows), one.args.seed).take(2)]
 
 
@@ -229,6 +230,7 @@ def test_rollouts_of_weights_that_are_given_up_are_not_used(tmp_path):
         ({"use_vllm": True}, "use_vllm"),
         ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching"),
         ({"bf16": True}, "mixed precision"),
+        ({"trust_remote_code": True}, "trust_remote_code"),
         ({"curriculum": "adaptive"}, "a curriculum"),
         ({"curriculum": "easy_to_hard"}, "a curriculum"),
         ({"flat_groups": "resample"}, "flat_groups resample"),
@@ -324,10 +326,11 @@ def test_an_error_in_the_worker_is_told_in_a_line(tmp_path):
     worker = Worker(trainer(tmp_path, "SG"))
     try:
         worker.begin([[10**6, 4]], 0)  # no token of the vocabulary
-        with pytest.raises(RunFailed, match=r"^rollouts ahead of step 1: the worker failed with .+$"):
+        with pytest.raises(RunFailed, match=r"^step 1: rollouts could not be made ahead: IndexError: .+$"):
             worker.result()
         worker.begin([[3, 4], [5]], 0)
-        assert worker.result()["lengths"].shape == (2,), "it goes on"
+        worker.begin([[3, 4], [5], [6]], 0)
+        assert worker.result()["lengths"].shape == (3,), "it goes on, with the last job"
     finally:
         worker.close()
 

@@ -17,8 +17,10 @@ import atexit
 import copy
 import json
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import random
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 FILE = "rollouts_ahead.safetensors"
 _MEMORY_FILES = Path("/dev/shm")
-_METHOD = "forkserver"  # its server imports torch while the warm-up runs, and has no thread or lock of this process
 _DOES_NOT = {
     "sft": "makes no rollouts",
     "grpo": "has none",
@@ -70,6 +71,7 @@ def check_settings(args: SASRConfig) -> None:
         (args.world_size > 1, "several processes"),
         (torch.accelerator.is_available() and not args.use_cpu, "an accelerator (use_cpu: true keeps off it)"),
         (args.bf16 or args.fp16, "mixed precision (bf16, fp16)"),
+        (args.trust_remote_code, "trust_remote_code"),
         (args.curriculum != "none", "a curriculum, whose questions are chosen when they are asked"),
         (args.flat_groups == "resample", "flat_groups resample, which asks further questions in the step"),
         (
@@ -139,13 +141,14 @@ class RolloutsAhead:
         ):
             if problem:
                 raise InputError(f"rollouts_ahead does not go with {what}: set it to 0")
-        multiprocessing.forkserver.set_forkserver_preload([ahead_worker.__name__])
-        multiprocessing.forkserver.ensure_running()
+        _start_server()
 
     def before_step(self) -> None:
         """Called with the plan of a step: if it is SFT, see to it that rollouts are made which the next step could
         train on. Not in the warm-up, whose end other runs may start from."""
         trainer, step = self.trainer, self.trainer.state.global_step
+        if self.limit and self._worker is None:
+            self._worker = Worker(trainer)  # in the first step: what is wrong is said at once
         if not self.limit or trainer.plan.grpo_weight or step < trainer.warmup.bound:
             return
         if self.pending is None:
@@ -209,14 +212,11 @@ class RolloutsAhead:
 
     def _begin(self, asked: list[int]) -> None:
         trainer, step = self.trainer, self.trainer.state.global_step
-        if self._worker is None:
-            self._worker = Worker(trainer)
-        elif self.pending is not None and self.pending.made is None:
-            with self._waiting():
-                self._worker.stop()
+        assert self._worker is not None
         prompts = [row["prompt"] for row in trainer._prompts_of(asked)]
         seed = random.Random(f"{trainer.args.seed}:ahead:{step}").getrandbits(63)
-        self._worker.begin(trainer._tokenize_prompts(prompts)[0], seed)
+        with self._waiting():
+            self._worker.begin(trainer._tokenize_prompts(prompts)[0], seed)
         self.pending = Pending(asked, step)
 
     def _finish(self, pending: Pending) -> dict[str, torch.Tensor]:
@@ -234,10 +234,13 @@ class RolloutsAhead:
 
 
 class Worker:
-    """The other process, as its parent sees it. Each job begun is to be answered or stopped before the next one.
+    """The other process, as its parent sees it. It has one job at a time.
 
     Args:
         trainer ([`SASRTrainer`]): Whose policy it copies, and whose way to sample.
+
+    Raises:
+        [`RunFailed`]: Here and from all methods but `close`: it cannot be started, has failed or is gone.
     """
 
     def __init__(self, trainer: SASRTrainer):
@@ -255,34 +258,33 @@ class Worker:
         memory = _shared_memory(tensors)
         self._weights = list(zip(tensors, views(memory, like), strict=True))
         self._copy_weights(all_of_them=True)
-        context = torch.multiprocessing.get_context(_METHOD)
+        context = torch.multiprocessing.get_context("forkserver")
         self._connection, theirs = context.Pipe()
         given = (theirs, _empty_copy(policy, tensors), memory, [shape for _, shape in like], sampling)
         self._process: Any = context.Process(target=ahead_worker.main, args=given, daemon=True)
-        self._process.start()
+        self._busy = False
+        try:
+            self._process.start()
+        except Exception as error:  # whatever a model has in it that cannot be sent
+            raise RunFailed(f"rollouts_ahead: the model cannot be given to another process ({error})") from error
         theirs.close()  # so that its death can be seen
         self._end = partial(_kill, self._process, self._connection)
         # A daemon is sent SIGTERM at exit, and waited for; this one ignores it. What is registered last is done first.
         atexit.register(self._end)
 
     def begin(self, prompt_ids: list[Ids], seed: int) -> None:
-        """Have these prompts answered with the present weights. Raises [`RunFailed`] if the worker is gone."""
+        """Have these prompts answered with the present weights, and give up what it is at."""
+        if self._busy:
+            self._send(STOP)
+            self._receive()
         self._copy_weights()
         self._send(json.dumps({"prompt_ids": prompt_ids, "seed": seed}).encode())
+        self._busy = True
 
     def result(self) -> dict[str, torch.Tensor]:
-        """Wait for the answer. Raises [`RunFailed`] if there will be none."""
-        problem, answer = self._receive()
-        if problem:
-            raise RunFailed(f"rollouts ahead of step {self._step}: the worker failed with {problem}")
-        return safetensors.torch.load(answer)
-
-    def stop(self) -> None:
-        """End the job under way, whose answer is not wanted."""
-        self._send(STOP)
-        problem, _ = self._receive()
-        if problem not in ("", STOPPED):
-            raise RunFailed(f"rollouts ahead of step {self._step}: the worker failed with {problem}")
+        """Wait for the answer."""
+        self._busy = False
+        return safetensors.torch.load(self._receive())
 
     def close(self) -> None:
         """End the process, whatever it is at."""
@@ -299,11 +301,14 @@ class Worker:
         except OSError:
             raise self._death() from None
 
-    def _receive(self) -> tuple[str, bytes]:
+    def _receive(self) -> bytes:
         try:
-            return self._connection.recv_bytes().decode(), self._connection.recv_bytes()
+            problem, answer = self._connection.recv_bytes().decode(), self._connection.recv_bytes()
         except (EOFError, OSError):
             raise self._death() from None
+        if problem not in ("", STOPPED):
+            raise RunFailed(f"step {self._step}: rollouts could not be made ahead: {problem}")
+        return answer
 
     def _death(self) -> RunFailed:
         self._process.join(1.0)
@@ -316,6 +321,18 @@ class Worker:
             for tensor, shared in self._weights:
                 if all_of_them or tensor.requires_grad:
                     shared.copy_(tensor)
+
+
+def _start_server() -> None:
+    """Start what forks the worker later; it imports torch meanwhile, and has no thread or lock of this process."""
+    multiprocessing.forkserver.set_forkserver_preload([ahead_worker.__name__])
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks SIGINT
+    # Ctrl-C reaches all processes of a terminal: it is for this one alone, from the worker's first moment on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(process: Any, connection: Connection) -> None:
