@@ -129,7 +129,7 @@ def main() -> None:
         "what is hidden, medians over the runs",
         ("share of SFT", "SFT time", "generation", "SFT step", "GRPO step", "age", "ratio", "clipped"),
         hidden,
-        "SFT time: seconds of generation that went by during SFT steps, over the seconds of SFT steps",
+        "SFT time: seconds of generation that went by while training went on, over the seconds of SFT steps",
         "generation: the same over the seconds of all generations that were trained on",
         "SFT step, GRPO step: over those of the run without; below 1 is faster",
         "age in steps, importance ratio and share of tokens clipped: means over GRPO steps, of the first run",

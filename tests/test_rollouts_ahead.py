@@ -244,6 +244,13 @@ def test_what_it_cannot_do_is_refused(tmp_path, changes, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_the_command_line_says_it_in_one_line(clean, error):
+    steps = ("--max_steps", "4", "--sft_warmup_steps", "2", "--output_dir", "run")
+    assert "schedule static has none between two GRPO steps: set it to 0" in error(
+        *steps, "--rollouts_ahead", "4", "--schedule", "static"
+    )
+
+
 def test_several_processes_and_accelerators_are_refused(tmp_path, monkeypatch):
     args = toy.settings(tmp_path, rollouts_ahead=2)
     with monkeypatch.context() as patch:
