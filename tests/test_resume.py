@@ -74,15 +74,14 @@ VARIANTS = {
         "curriculum": "adaptive", "flat_groups": "resample", "failed_decay": 0.5, "failed_threshold": 0.5,
         "sft_questions": "failed", "steps_per_generation": 4, "num_iterations": 2, "gradient_accumulation_steps": 2,
     },
-    "ahead": {"rollouts_ahead": 2, "flat_groups": "skip"},
-    "ahead-lora": {"rollouts_ahead": 2, "lora": True, "logging_steps": 5},
+    "ahead": {"rollouts_ahead": 2, "flat_groups": "skip", "lora": True, "logging_steps": 5},
     "easy-to-hard-and-skipped": {"curriculum": "easy_to_hard", "flat_groups": "skip", "sft_norm_every": 2},
 }  # fmt: skip
 
 OFTEN = ("aligned", "mid-rollout-buffer")
 METHODS = (
-    "ahead", "ahead-lora",
-    "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled", "easy-to-hard-and-skipped",
+    "ahead", "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled",
+    "easy-to-hard-and-skipped",
 )  # fmt: skip
 
 
