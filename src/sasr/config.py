@@ -13,7 +13,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import budget, curriculum, plugins, reward_guard, safeguards, spread, warmup
+from . import ahead, budget, curriculum, plugins, reward_guard, safeguards, spread, warmup
 from .errors import InputError, require, unknown
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
@@ -85,6 +85,9 @@ class SASRConfig(GRPOConfig):
         flat_groups (`str`, *optional*, defaults to `"keep"`):
             Groups of rollouts without a spread of rewards, which have no gradient: `"keep"`; `"skip"`, leave them out
             of the forward and backward pass; or `"resample"`, ask others in their place (arXiv 2503.14476).
+        rollouts_ahead (`int`, *optional*, defaults to `0`):
+            While SFT steps run, a process of its own generates for the next GRPO step, with weights at most so many
+            optimizer steps older than those that are trained (see `sasr.ahead`). 0: each step generates for itself.
         curriculum (`str`, *optional*, defaults to `"none"`):
             How the rows' `difficulty` orders questions and demonstrations after the warm-up: not at all,
             `"easy_to_hard"`, or `"adaptive"`, most where half of the rollouts succeed (see `sasr.curriculum`).
@@ -175,6 +178,7 @@ class SASRConfig(GRPOConfig):
     failed_threshold: float = setting(0.0, "A question has failed if at most this share of its rollouts is correct.")
     failed_decay: float = setting(0.9, "Weight of a failed question for each step since: 0 the last first, 1 alike.")
     flat_groups: str = setting("keep", "Groups of rollouts without a spread of rewards: keep, skip, or resample.")
+    rollouts_ahead: int = setting(0, "Generate during SFT steps, with weights at most so many steps old; 0 for never.")
     curriculum: str = setting("none", "Rows by difficulty after the warm-up: none, easy_to_hard or adaptive.")
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
@@ -244,6 +248,7 @@ class SASRConfig(GRPOConfig):
         budget.check_budget(self, schedule)
         check_study(self, schedule)
         spread.check_settings(self)
+        ahead.check_settings(self)
         safeguards.check_settings(self)
         self._check_report_to()
         self._check_batches()
