@@ -24,7 +24,7 @@ GROUPS = {
     "What to study": "sft_questions failed_threshold failed_decay flat_groups curriculum",
     "Rates, batches, optimizer": (
         "sft_learning_rate sft_hybrid_learning_rate per_device_sft_batch_size separate_optimizer_states "
-        "gradient_checkpointing"
+        "rollouts_ahead gradient_checkpointing"
     ),
     "Rows, rewards, budgets, logging": (
         "reward_columns max_prompt_length max_seconds max_rollout_tokens logging_steps"

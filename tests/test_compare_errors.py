@@ -187,7 +187,7 @@ def test_directories(error):
 
 def test_training_by_the_recipe_of_a_comparison(capsys):
     recipes = sorted(path.stem for path in RECIPES.glob("compare-*.yaml"))
-    assert recipes == ["compare-stories", "compare-study", "compare-switch"]
+    assert recipes == ["compare-ahead", "compare-stories", "compare-study", "compare-switch"]
     for recipe in recipes:
         status = sasr.cli.main(["train", "--config", recipe, "--output_dir", "run"])
         message = checked(status, *capsys.readouterr())

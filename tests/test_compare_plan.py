@@ -118,6 +118,13 @@ def test_warmups_are_shared_by_what_decides_them():
     assert not {"gamma", "switch_step"} & set(donor)
 
 
+def test_rollouts_ahead_share_the_warmup_of_those_without():
+    made = comparison({"methods": {"ahead": {"schedule": "sasr", "rollouts_ahead": 4}, "sasr": {}}, "seeds": "1"})
+    donor, *runs = made.runs({})
+    assert [run.warmup for run in runs] == [donor.path] * 2
+    assert "rollouts_ahead" not in donor.settings, "a warm-up has no GRPO step"
+
+
 TUNED = {
     "methods": {
         "sft": {"tune": {}}, "static": {"tune": {"switch_step": [5, 7]}}, "sasr": {}, "random": {"match_run": "sasr"},

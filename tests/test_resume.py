@@ -11,20 +11,23 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 import toy
-from sasr import InputError, checkpoints
+from sasr import InputError, ahead, checkpoints
 
-TIMES = ("runtime", "per_second", "step_time", "_time")
+TIMES = ("runtime", "per_second", "step_time", "_time", "_seconds")
 
 
 def outcome(directory, step):
     """Everything a checkpoint says about a run: weights, optimizer, scheduler, random state, signals, logs."""
     checkpoint = directory / f"checkpoint-{step}"
-    weights = next(p for p in checkpoint.glob("*.safetensors"))
+    weights = next(p for p in checkpoint.glob("*model.safetensors"))
     found = {"weights": load_file(weights)}
+    if (checkpoint / ahead.FILE).is_file():
+        found["ahead"] = {k: v for k, v in load_file(checkpoint / ahead.FILE).items() if k != "seconds"}  # wall-clock
     for path in sorted(checkpoint.glob("*.pt")):
         found[path.name] = torch.load(path, weights_only=True)
     found["signals"] = json.loads((checkpoint / checkpoints.STATE_FILE).read_text())
-    found["signals"]["metrics"].pop("step_time", None)
+    for name in ("step_time", "sasr/rollout_seconds", "sasr/rollout_wait_seconds"):
+        found["signals"]["metrics"].pop(name, None)
     del found["signals"]["budget"]["seconds"]  # wall-clock
     logs = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     found["logs"] = [{k: v for k, v in entry.items() if not any(t in k for t in TIMES)} for entry in logs]
@@ -71,12 +74,14 @@ VARIANTS = {
         "curriculum": "adaptive", "flat_groups": "resample", "failed_decay": 0.5, "failed_threshold": 0.5,
         "sft_questions": "failed", "steps_per_generation": 4, "num_iterations": 2, "gradient_accumulation_steps": 2,
     },
+    "ahead": {"rollouts_ahead": 2, "flat_groups": "skip", "lora": True, "logging_steps": 5},
     "easy-to-hard-and-skipped": {"curriculum": "easy_to_hard", "flat_groups": "skip", "sft_norm_every": 2},
 }  # fmt: skip
 
 OFTEN = ("aligned", "mid-rollout-buffer")
 METHODS = (
-    "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled", "easy-to-hard-and-skipped",
+    "ahead", "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled",
+    "easy-to-hard-and-skipped",
 )  # fmt: skip
 
 
@@ -98,6 +103,8 @@ def test_resume_is_bit_for_bit(tmp_path, variant):
     if variant in ("relift", "failed-and-probed"):
         states = [outcome(whole, step)["signals"] for step in (6, 10)]
         assert all(state["failed_at"] for state in states), "there must be questions that wait"
+    if "rollouts_ahead" in VARIANTS[variant]:
+        assert "ahead" in outcome(whole, 6), "there must be rollouts that wait"
     for step in (6, 10) if variant in METHODS else range(1, 14, 1 if variant in OFTEN else 3):
         part = tmp_path / f"part-{step}"
         part.mkdir()

@@ -45,7 +45,7 @@ _FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "tracki
 # after it, their number, learning rates, rollouts, rewards and GRPO's loss. (Another temperature than 1 moves the SFT
 # loss by rounding alone.)
 AFTER_WARMUP = {
-    "on_collapse", "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum",
+    "on_collapse", "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum", "rollouts_ahead",
     "schedule", "rule", *(name for _, names in SCHEDULES.values() for name in names),
     "max_steps", "num_train_epochs", "max_seconds", "max_rollout_tokens",
     "learning_rate", "sft_hybrid_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",

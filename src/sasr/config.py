@@ -8,13 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from transformers import get_scheduler
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig
 
-from . import agreement, budget, curriculum, plugins, reward_guard, safeguards, spread, warmup
-from .errors import InputError, require, unknown
+from . import agreement, ahead, budget, plugins, safeguards, setting_checks, spread, warmup
+from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh, check_study
@@ -87,6 +84,9 @@ class SASRConfig(GRPOConfig):
         flat_groups (`str`, *optional*, defaults to `"keep"`):
             Groups of rollouts without a spread of rewards, which have no gradient: `"keep"`; `"skip"`, leave them out
             of the forward and backward pass; or `"resample"`, ask others in their place (arXiv 2503.14476).
+        rollouts_ahead (`int`, *optional*, defaults to `0`):
+            While SFT steps run, a process of its own generates for the next GRPO step, with weights at most so many
+            optimizer steps older than those that are trained (see `sasr.ahead`). 0: each step generates for itself.
         curriculum (`str`, *optional*, defaults to `"none"`):
             How the rows' `difficulty` orders questions and demonstrations after the warm-up: not at all,
             `"easy_to_hard"`, or `"adaptive"`, most where half of the rollouts succeed (see `sasr.curriculum`).
@@ -162,9 +162,7 @@ class SASRConfig(GRPOConfig):
     )
     warmup_until: str = setting("steps", "plateau or agreement: what may end the warm-up before sft_warmup_steps.")
     warmup_min_steps: int = setting(0, "plateau, agreement: shortest warm-up.")
-    warmup_anneal: float = setting(
-        0.0, "plateau, agreement: more steps, as a share, at sft_hybrid_learning_rate."
-    )
+    warmup_anneal: float = setting(0.0, "plateau, agreement: more steps, as a share, at sft_hybrid_learning_rate.")
     switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
     sft_share: float = setting(0.5, "random: probability of SFT in each step.")
     match_run: str | None = setting(None, "random: directory of another run whose share of SFT it takes.")
@@ -183,6 +181,7 @@ class SASRConfig(GRPOConfig):
     failed_threshold: float = setting(0.0, "A question has failed if at most this share of its rollouts is correct.")
     failed_decay: float = setting(0.9, "Weight of a failed question for each step since: 0 the last first, 1 alike.")
     flat_groups: str = setting("keep", "Groups of rollouts without a spread of rewards: keep, skip, or resample.")
+    rollouts_ahead: int = setting(0, "Generate during SFT steps, with weights at most so many steps old; 0 for never.")
     curriculum: str = setting("none", "Rows by difficulty after the warm-up: none, easy_to_hard or adaptive.")
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
@@ -243,20 +242,21 @@ class SASRConfig(GRPOConfig):
                 f"per_device_train_batch_size ({self.per_device_train_batch_size}) x steps_per_generation "
                 f"({self.steps_per_generation}) x processes = {self.generation_batch_size}: change one of them"
             ) from None
-        self._check_settings()
+        setting_checks.check_values(self)
         schedule = self.build_schedule()  # once: one of the user's own is run from its file
         if schedule.needs_warmup and self.sft_warmup_steps < 1:
             raise InputError(
                 f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
             )
-        self._check_scheduler()
+        setting_checks.check_scheduler(self)
         budget.check_budget(self, schedule)
         check_study(self, schedule)
         spread.check_settings(self)
         agreement.check_settings(self)
+        ahead.check_settings(self)
         safeguards.check_settings(self)
-        self._check_report_to()
-        self._check_batches()
+        setting_checks.check_report_to(self)
+        setting_checks.check_batches(self)
         if getattr(schedule, "needs_fresh_rollouts", False):
             check_fresh(self, self.schedule)
             if self.flat_groups == "resample":
@@ -268,104 +268,12 @@ class SASRConfig(GRPOConfig):
         if self.per_device_sft_batch_size is None:
             self.per_device_sft_batch_size = self.per_device_train_batch_size
 
-    def _check_settings(self) -> None:
-        if self.schedule not in SCHEDULES and ":" not in self.schedule:
-            raise unknown("schedule", self.schedule, SCHEDULES, "module:Class for your own")
-        for name in ("gamma", "divergence_target", "learning_rate", "temperature", "luffy_shaping"):
-            require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
-        for name in ("sft_learning_rate", "sft_hybrid_learning_rate", *budget.SETTINGS):
-            if getattr(self, name) is not None:
-                require(name, getattr(self, name), lambda v: v > 0, "a number above 0")
-        for name in ("divergence_every", "divergence_probe", "hint_steps"):
-            require(name, getattr(self, name), lambda v: v >= 1, "1 or more")
-        for name in ("sft_share", "mu_peak", "mu_valley", "mu", "failed_decay"):
-            require(name, getattr(self, name), lambda v: 0 <= v <= 1, "between 0 and 1")
-        require("mu_decay_steps", self.mu_decay_steps, lambda v: v >= 1, "1 or more")
-        for name in ("hint_weight", "sft_norm_every", "reward_timeout"):
-            require(name, getattr(self, name), lambda v: v >= 0, "0 or more")
-        most = self.num_generations - 1
-        require("hpt_gate", self.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
-        require("divergence_weight", self.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
-        if self.reward_failures not in reward_guard.CHOICES:
-            raise unknown("reward_failures", self.reward_failures, reward_guard.CHOICES)
-        require("sft_norm_ema", self.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
-        require("sft_warmup_steps", self.sft_warmup_steps, lambda v: v >= 0, "0 or more")
-        require("max_steps", self.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
-        require("failed_threshold", self.failed_threshold, lambda v: 0 <= v < 1, "at least 0 and below 1")
-        for name, known in (
-            ("warmup_norm", ("mean", "last")),
-            ("sft_norm", agreement.NORMS),
-            ("sft_questions", ("all", "failed")),
-            ("flat_groups", spread.CHOICES),
-            ("curriculum", curriculum.MODES),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
-        if self.reference_model not in (None, "initial", "warmup"):
-            raise unknown("reference_model", self.reference_model, ("initial", "warmup"))
-        if self.max_steps > 0 and self.sft_warmup_steps > self.max_steps:
-            raise InputError(
-                f"sft_warmup_steps ({self.sft_warmup_steps}) is longer than the run (max_steps {self.max_steps})"
-            )
-        if self.schedule == "static" and not self.sft_warmup_steps and not self.switch_step:
-            raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
-        if self.schedule in ("luffy", "srft") and self.multi_objective_aggregation != "sum_then_normalize":
-            raise InputError(
-                f"schedule {self.schedule} compares demonstrations with rollouts by the sum of their rewards: set "
-                "multi_objective_aggregation to sum_then_normalize"
-            )
-        self._check_foreign_settings()
-        warmup.check_settings(self)
-        self._match_run()
-        if self.warmup_from is not None and self.sft_warmup_steps < 1:
-            raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
-        if self.load_best_model_at_end:
-            raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
-
-    def _match_run(self) -> None:
+    def take_share_of_match(self) -> None:
         if self.match_run is None:
             return
         if self.schedule != "random" or self.sft_share != type(self).__dataclass_fields__["sft_share"].default:
             raise InputError("match_run is for schedule random, in place of sft_share: remove one of the settings")
         self.sft_share = sft_share_of(self.match_run)
-
-    def _check_foreign_settings(self) -> None:
-        """A setting of another schedule would be ignored in silence."""
-        own = SCHEDULES[self.schedule][1] if self.schedule in SCHEDULES else ()
-        for owner, (_, names) in SCHEDULES.items():
-            for name in names:
-                default = type(self).__dataclass_fields__[name].default
-                if name not in own and getattr(self, name) != default:
-                    raise InputError(f"{name} is a setting of schedule {owner}, not of {self.schedule}: remove it")
-
-    def _check_scheduler(self) -> None:
-        # Tried out here on a parameter of no use: transformers would complain only after the model is loaded.
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        name, options = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type), self.lr_scheduler_kwargs or {}
-        try:
-            scheduler = get_scheduler(name, optimizer, 1, 2, scheduler_specific_kwargs=dict(options))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"lr_scheduler_type {name} with lr_scheduler_kwargs {options}: {error}") from None
-        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-            raise InputError(f"lr_scheduler_type {name} depends on its history: use another")
-
-    def _check_report_to(self) -> None:
-        for name in self.report_to:
-            if name not in INTEGRATION_TO_CALLBACK:
-                raise unknown("report_to", name, ("none", *INTEGRATION_TO_CALLBACK))
-            # flyte is missing from the list of those at hand
-            if name != "flyte" and name not in get_available_reporting_integrations():
-                raise InputError(f"report_to {name}: its package is not installed; install it or set report_to to none")
-
-    def _check_batches(self) -> None:
-        if self.per_device_sft_batch_size is not None:
-            require("per_device_sft_batch_size", self.per_device_sft_batch_size, lambda v: v >= 1, "1 or more")
-        per_generation, per_step = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
-        if max(per_generation, per_step) % min(per_generation, per_step):
-            raise InputError(
-                f"steps_per_generation x num_iterations ({per_generation}) and gradient_accumulation_steps "
-                f"({per_step}) must divide one another, so that a GRPO step uses whole slices of rollouts"
-            )
 
     def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
         """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable

@@ -8,6 +8,7 @@ import torch
 from trl.data_utils import is_conversational
 
 from . import fused_head, prefill, spread
+from .ahead import Made, RolloutsAhead
 from .demonstrations import Ids, end_of_turn_id
 from .resumable import ResumableGRPOTrainer
 from .reward_guard import RewardGuard
@@ -19,12 +20,17 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     Attributes:
         generated_tokens (`int`): Of the rollouts made last, of all ranks, prompts included.
         refilling (`bool`): They are asked for in place of flat groups.
+        ahead ([`RolloutsAhead`]): Makes rollouts while SFT steps run.
+        made_ahead ([`Made`] or `None`): Those that take the place of the next generation.
     """
 
     eos_token_ids: list[int]
     _hints: list[Ids] | None = None
     generated_tokens = 0
     refilling = False
+    ahead: RolloutsAhead
+    made_ahead: Made | None = None
+    _new_logps: torch.Tensor
     _rewards_per_func: torch.Tensor
     reward_funcs: list[Any]
     reward_guard: RewardGuard
@@ -83,9 +89,19 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         self._rewards_per_func = self.reward_guard.settle(rewards)
         return self._rewards_per_func
 
+    def train(self, *arguments, **options):
+        try:
+            return super().train(*arguments, **options)
+        finally:
+            self.ahead.close()
+
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
+            if self.made_ahead is not None:
+                # TRL takes the present policy's where there are none: the ratio would be 1.
+                output["old_per_token_logps"] = self.made_ahead.logps_of_width(output["completion_ids"].size(1))
+                self.made_ahead = None
             self.on_rollouts(self._rewards_per_func, output)
             if self.args.flat_groups == "resample" and not self.refilling:
                 self.refilling = True
@@ -119,6 +135,8 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         return prompt_ids, completion_ids, tool_mask, self._texts(prompts, whole), *rest
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *rest, **options):
+        if self.made_ahead is not None and self.model.training:
+            return self.made_ahead.completion_ids, None
         arguments = (prompt_ids, images, multimodal_fields, num_generations, *rest)
         if not prefill.applies(self, multimodal=bool(images or multimodal_fields)):
             return super()._generate_single_turn(*arguments, **options)
@@ -127,7 +145,18 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *arguments, **options):
         with fused_head.labelled_only(self.accelerator.device):
-            return super()._get_per_token_logps_and_entropies(*arguments, **options)
+            found = super()._get_per_token_logps_and_entropies(*arguments, **options)
+        self._new_logps = found[0].detach()
+        return found
+
+    def _compute_loss(self, model, inputs):
+        loss = super()._compute_loss(model, inputs)
+        if self.args.rollouts_ahead and "old_per_token_logps" in inputs and self.model.training:
+            mask = inputs["completion_mask"]
+            ratio = torch.exp(self._new_logps - inputs["old_per_token_logps"])
+            mean = (ratio * mask).sum() / mask.sum().clamp(min=1)
+            self._metrics["train"]["sasr/importance_ratio"].append(float(mean))
+        return loss
 
     def _tokenize_prompts(self, prompts):
         prompt_ids, *rest = super()._tokenize_prompts(prompts)

@@ -126,6 +126,7 @@ def _roll_back(trainer: SASRTrainer) -> None:
     else:
         getattr(optimizer, "optimizer", optimizer).state.clear()  # under accelerate's wrapper
     trainer.watch.begin_again()
+    trainer.ahead.outdate()
     trainer.tell(f"step {step}: back to the weights of {checkpoint.name}, the best exam so far (pass@1 {score:.3f})")
 
 

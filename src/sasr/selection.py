@@ -289,6 +289,10 @@ def check_study(args: Any, schedule: Any) -> None:
 
 def check_fresh(args: Any, name: str) -> None:
     """Raise `InputError` if a step may train on rollouts of an earlier one, or on several generations of them."""
+    if args.rollouts_ahead:
+        raise InputError(
+            f"schedule {name} ties demonstrations to the rollouts of the same step: set rollouts_ahead to 0"
+        )
     if args.steps_per_generation * args.num_iterations != args.gradient_accumulation_steps:
         raise InputError(
             f"schedule {name} ties demonstrations to the rollouts of the same step: set steps_per_generation x "

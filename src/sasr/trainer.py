@@ -36,10 +36,12 @@ from . import (
     spread,
     training_rows,
 )
+from .ahead import RolloutsAhead
 from .budget import Budget
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
+from .reward_guard import no_reward
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
@@ -91,7 +93,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             raise InputError("train_dataset must be a datasets.Dataset with rows that can be indexed")
         self.schedule = schedule or args.build_schedule()
         if reward_funcs is None:
-            reward_funcs = [_no_reward]
+            reward_funcs = [no_reward]
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         quantised.adapters_in_float32(self.model)
         self.stop_at_end_of_turn()
@@ -115,6 +117,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self._fingerprint: dict[str, Any] | None = None
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
         self.budget = Budget(self)
+        self.ahead = RolloutsAhead(self)
         engine_checks.check(self)
         recording.show_in_notebook(self)
 
@@ -131,7 +134,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             )
         if uses_grpo and not self.rl_rows:
             raise InputError("there are GRPO steps but no row has an answer to verify: add answers, or use sft")
-        if uses_grpo and self.reward_funcs == [_no_reward]:
+        if uses_grpo and self.reward_funcs == [no_reward]:
             raise InputError("there are GRPO steps but no reward: pass reward_funcs, or use schedule sft")
         self.guard_rewards()
         # The two streams must not be the same permutation, or SFT would follow the rollouts' questions.
@@ -163,6 +166,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if self.optimizer_states is not None:
             self.optimizer_states.use("sft" if self.plan.kind == "sft" else "grpo")
         learning_rates.apply(self)
+        self.ahead.before_step()
         return self.draw_batches(num_batches), None
 
     def _decide(self) -> StepPlan:
@@ -187,7 +191,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if plan.grpo_weight:
             for i, batch in enumerate(batches):
                 if self.generates_at(self._step + i):
-                    batch["asked"] = self.take_questions(self.args.generation_batch_size // self.num_generations)
+                    batch["asked"], batch["made"] = self.ahead.take()
                 batch["prompts"] = self._prompts_of(batch.get("asked", []))
         return batches
 
@@ -264,7 +268,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         if "prompts" in inputs:
             if "asked" in inputs:
                 # A step may generate several times: whose rollouts come now is not known when its rows are drawn.
-                self.selection.asked, self.selection.outcomes = inputs["asked"], []
+                self.selection.asked, self.selection.outcomes, self.made_ahead = inputs["asked"], [], inputs["made"]
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
         part = self._parts[inputs["index"]]  # only now: the rollouts may have decided it
         if part is not None:
@@ -353,6 +357,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             "outcomes": self.selection.outcomes,
             "counts": self.counts,
             "watch": self.watch.state_dict(),
+            "ahead": self.ahead.save(directory),
             "budget": self.budget.state_dict(),
             "work": self.work.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
@@ -388,12 +393,8 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
         self.counts.update(state["counts"])
         self.budget.load(state)
+        self.ahead.load(directory, state.get("ahead"))
         self.work.load_state_dict(state.get("work", {}))
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])
-
-
-def _no_reward(completions, **columns):
-    """Stands in for a reward where none is needed."""
-    return [0.0] * len(completions)

@@ -15,7 +15,7 @@ OVERRIDDEN = (
     "create_scheduler", "_get_learning_rate", "log",
     # rollouts.py: what rollouts begin with, what is made of them, how prompts are read
     "_generate", "_tokenize_prompts", "_generate_and_score_completions", "_calculate_rewards", "_generate_single_turn",
-    "_get_per_token_logps_and_entropies",
+    "_get_per_token_logps_and_entropies", "_compute_loss",
     # resumable.py: what a checkpoint holds and when it counts
     "train", "_get_output_dir", "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
     "_load_from_checkpoint", "_load_rng_state",
@@ -32,7 +32,8 @@ ATTRIBUTES = (
     "ref_model", "beta", "reward_weights", "reward_funcs",
     "reward_func_names", "scale_rewards", "_pending_metrics", "_pending_extra_logs",
     "temperature", "chat_template_kwargs", "use_vllm", "vllm_generation", "shuffle_dataset", "loss_type",
-    "aux_loss_enabled", "_is_vlm", "use_transformers_continuous_batching",
+    "aux_loss_enabled", "_is_vlm", "tools", "environment_factories", "rollout_func",
+    "use_transformers_continuous_batching",
     "current_gradient_accumulation_steps",
 )  # fmt: skip
 

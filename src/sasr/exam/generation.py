@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +32,19 @@ def eos_ids_of(
     return ids
 
 
-def generate(model: PreTrainedModel, prompt_ids: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """One completion per prompt, each cut after its first end-of-sequence token (which stays)."""
+def generate(
+    model: PreTrainedModel, prompt_ids: Sequence[list[int]], config: GenerationConfig, **options: Any
+) -> list[list[int]]:
+    """One completion per prompt, each cut after its first end-of-sequence token (which stays). `options` are further
+    arguments of `model.generate`."""
     longest = max(len(ids) for ids in prompt_ids)
     input_ids_BP = torch.full((len(prompt_ids), longest), config.pad_token_id)
     mask_BP = torch.zeros_like(input_ids_BP)
     for row, ids in enumerate(prompt_ids):
         input_ids_BP[row, longest - len(ids) :] = torch.tensor(ids)
         mask_BP[row, longest - len(ids) :] = 1
-    output_BT = model.generate(
-        input_ids=input_ids_BP.to(model.device), attention_mask=mask_BP.to(model.device), generation_config=config
-    )
+    inputs = {"input_ids": input_ids_BP.to(model.device), "attention_mask": mask_BP.to(model.device)}
+    output_BT = model.generate(**inputs, generation_config=config, **options)
     eos_ids = set(config.eos_token_id)
     completions = []
     for ids in output_BT[:, longest:].tolist():

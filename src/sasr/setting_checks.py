@@ -1,0 +1,114 @@
+"""What the values of settings may be, each by itself and against the others: one clear line before anything slow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import get_scheduler
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from . import agreement, budget, curriculum, reward_guard, spread, warmup
+from .errors import InputError, require, unknown
+from .schedules import SCHEDULES
+
+if TYPE_CHECKING:
+    from .config import SASRConfig
+
+
+def check_values(args: SASRConfig) -> None:
+    if args.schedule not in SCHEDULES and ":" not in args.schedule:
+        raise unknown("schedule", args.schedule, SCHEDULES, "module:Class for your own")
+    for name in ("gamma", "divergence_target", "learning_rate", "temperature", "luffy_shaping"):
+        require(name, getattr(args, name), lambda v: v > 0, "a number above 0")
+    for name in ("sft_learning_rate", "sft_hybrid_learning_rate", *budget.SETTINGS):
+        if getattr(args, name) is not None:
+            require(name, getattr(args, name), lambda v: v > 0, "a number above 0")
+    for name in ("divergence_every", "divergence_probe", "hint_steps"):
+        require(name, getattr(args, name), lambda v: v >= 1, "1 or more")
+    for name in ("sft_share", "mu_peak", "mu_valley", "mu", "failed_decay"):
+        require(name, getattr(args, name), lambda v: 0 <= v <= 1, "between 0 and 1")
+    require("mu_decay_steps", args.mu_decay_steps, lambda v: v >= 1, "1 or more")
+    for name in ("hint_weight", "sft_norm_every", "reward_timeout"):
+        require(name, getattr(args, name), lambda v: v >= 0, "0 or more")
+    most = args.num_generations - 1
+    require("hpt_gate", args.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
+    require("divergence_weight", args.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
+    if args.reward_failures not in reward_guard.CHOICES:
+        raise unknown("reward_failures", args.reward_failures, reward_guard.CHOICES)
+    require("sft_norm_ema", args.sft_norm_ema, lambda v: 0 <= v < 1, "at least 0 and below 1")
+    require("sft_warmup_steps", args.sft_warmup_steps, lambda v: v >= 0, "0 or more")
+    require("max_steps", args.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
+    require("failed_threshold", args.failed_threshold, lambda v: 0 <= v < 1, "at least 0 and below 1")
+    for name, known in (
+        ("warmup_norm", ("mean", "last")),
+        ("sft_norm", agreement.NORMS),
+        ("sft_questions", ("all", "failed")),
+        ("flat_groups", spread.CHOICES),
+        ("curriculum", curriculum.MODES),
+    ):
+        if getattr(args, name) not in known:
+            raise unknown(name, getattr(args, name), known)
+    if args.reference_model not in (None, "initial", "warmup"):
+        raise unknown("reference_model", args.reference_model, ("initial", "warmup"))
+    if args.max_steps > 0 and args.sft_warmup_steps > args.max_steps:
+        raise InputError(
+            f"sft_warmup_steps ({args.sft_warmup_steps}) is longer than the run (max_steps {args.max_steps})"
+        )
+    if args.schedule == "static" and not args.sft_warmup_steps and not args.switch_step:
+        raise InputError("schedule static needs sft_warmup_steps or switch_step above 0 (for GRPO alone: grpo)")
+    if args.schedule in ("luffy", "srft") and args.multi_objective_aggregation != "sum_then_normalize":
+        raise InputError(
+            f"schedule {args.schedule} compares demonstrations with rollouts by the sum of their rewards: set "
+            "multi_objective_aggregation to sum_then_normalize"
+        )
+    _check_foreign_settings(args)
+    warmup.check_settings(args)
+    args.take_share_of_match()
+    if args.warmup_from is not None and args.sft_warmup_steps < 1:
+        raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
+    if args.load_best_model_at_end:
+        raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+
+
+def check_scheduler(args: SASRConfig) -> None:
+    # Tried out here on a parameter of no use: transformers would complain only after the model is loaded.
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    name, options = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    try:
+        scheduler = get_scheduler(name, optimizer, 1, 2, scheduler_specific_kwargs=dict(options))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"lr_scheduler_type {name} with lr_scheduler_kwargs {options}: {error}") from None
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise InputError(f"lr_scheduler_type {name} depends on its history: use another")
+
+
+def check_report_to(args: SASRConfig) -> None:
+    for name in args.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise unknown("report_to", name, ("none", *INTEGRATION_TO_CALLBACK))
+        # flyte is missing from the list of those at hand
+        if name != "flyte" and name not in get_available_reporting_integrations():
+            raise InputError(f"report_to {name}: its package is not installed; install it or set report_to to none")
+
+
+def check_batches(args: SASRConfig) -> None:
+    if args.per_device_sft_batch_size is not None:
+        require("per_device_sft_batch_size", args.per_device_sft_batch_size, lambda v: v >= 1, "1 or more")
+    per_generation, per_step = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+    if max(per_generation, per_step) % min(per_generation, per_step):
+        raise InputError(
+            f"steps_per_generation x num_iterations ({per_generation}) and gradient_accumulation_steps "
+            f"({per_step}) must divide one another, so that a GRPO step uses whole slices of rollouts"
+        )
+
+
+def _check_foreign_settings(args: SASRConfig) -> None:
+    """A setting of another schedule would be ignored in silence."""
+    own = SCHEDULES[args.schedule][1] if args.schedule in SCHEDULES else ()
+    for owner, (_, names) in SCHEDULES.items():
+        for name in names:
+            default = type(args).__dataclass_fields__[name].default
+            if name not in own and getattr(args, name) != default:
+                raise InputError(f"{name} is a setting of schedule {owner}, not of {args.schedule}: remove it")
