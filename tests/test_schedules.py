@@ -84,6 +84,28 @@ def test_probability_grows_with_the_norm_and_with_the_divergence(low, high, warm
     )
 
 
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(0.1, 10), st.integers(10, 109))
+def test_the_cosine_multiplies_the_odds(last, warmup, gamma, step):
+    """p / (1 - p) is that of the constant rule times that of the cosine schedule."""
+    signals = Signals(step, 110, 10, 0.5, sft_grad_norm=last, warmup_grad_norm=warmup)
+    rule = Sasr(gamma=gamma, gamma_schedule="cosine")
+    c, p = Cosine().plan(signals).sft_probability, Sasr(gamma=gamma).probability(signals)
+    assert rule.probability(signals) == pytest.approx(p * c / (p * c + (1 - p) * (1 - c)), rel=1e-9)
+
+
+def test_the_cosine_begins_with_sft_and_ends_with_grpo():
+    rule = Sasr(gamma_schedule="cosine")
+    shares = [
+        rule.probability(Signals(step, 110, 10, 0.5, sft_grad_norm=1.0, warmup_grad_norm=1.0))
+        for step in range(10, 110)
+    ]
+    assert shares[0] == 1.0 and shares[-1] < 1e-3 and shares == sorted(shares, reverse=True)
+    assert sum(shares) / 100 == pytest.approx(0.5, abs=0.01)
+    done = Signals(10, 110, 10, 0.5, sft_grad_norm=0.0, warmup_grad_norm=1.0)
+    assert rule.probability(done) == 0.0, "SFT has nothing more to give"
+    assert rule.needs_total_steps and not Sasr().needs_total_steps
+
+
 def test_a_norm_that_was_never_measured_is_an_error_not_pure_grpo():
     with pytest.raises(ValueError, match="no SFT gradient norm was measured"):
         Sasr().plan(signals(last=None, warmup=None))

@@ -113,6 +113,32 @@ def test_state_round_trip(cut, at):
     assert second.steps == run(losses, anneal=0.2).steps
 
 
+def agree_run(values, longest=200, **settings) -> Warmup:
+    warmup = Warmup(longest, "agreement", **settings)
+    for step, value in enumerate(values):
+        if step >= warmup.bound:
+            break
+        warmup.observe(step, 1.0, value)
+    return warmup
+
+
+def test_it_ends_when_the_gradients_no_longer_agree():
+    noise = [0.1 * (-1) ** i for i in range(300)]
+    fades = [0.4 + n if i < 80 else n for i, n in enumerate(noise)]
+    warmup = agree_run(fades)
+    # The mean of the window falls to a quarter when three quarters of it lie behind the change.
+    assert warmup.steps == 80 + EVERY * round(0.75 * window_of(200) / EVERY + 0.5)
+    assert re.search(r"the gradients agree at \d+% of their most", warmup.reason)
+
+
+def test_gradients_that_agree_to_the_end_or_never_use_all_that_is_allowed():
+    assert agree_run([0.3] * 300).steps == 200
+    assert "still agreed" in agree_run([0.3] * 300).reason
+    assert agree_run([-0.1] * 300).steps == 200
+    # The first step has none, and a broken one is left out.
+    assert agree_run([None, math.nan, *[0.3] * 60, *[0.0] * 300]).steps < 100
+
+
 SETTINGS = {
     "sft_warmup_steps": "auto",
     "max_steps": 120,
@@ -195,11 +221,11 @@ def test_the_command_says_where_it_ended_and_takes_the_exam_there(tmp_path):
     [
         ({"max_steps": -1, "num_train_epochs": 3}, "auto allows half of max_steps"),
         ({"max_seconds": 10.0}, "auto allows half of max_steps"),
-        ({"max_steps": 40}, "too few to see one"),
+        ({"max_steps": 40}, "too few to see its end"),
         ({"lr_scheduler_type": "linear"}, "how many steps come after the warm-up"),
         ({"warmup_until": "plateu"}, "unknown warmup_until"),
-        ({"sft_warmup_steps": 4, "warmup_anneal": 0.5}, "warmup_anneal is for warmup_until plateau"),
-        ({"sft_warmup_steps": 4, "warmup_min_steps": 2}, "warmup_min_steps is for warmup_until plateau"),
+        ({"sft_warmup_steps": 4, "warmup_anneal": 0.5}, "warmup_anneal is for a warm-up that ends by itself"),
+        ({"sft_warmup_steps": 4, "warmup_min_steps": 2}, "warmup_min_steps is for a warm-up that ends by itself"),
         ({"warmup_min_steps": 70}, "more than the longest warm-up"),
         ({"warmup_anneal": -0.1}, "warmup_anneal is -0.1"),
         ({"warmup_from": "elsewhere"}, "warm-up of a known length"),

@@ -43,6 +43,7 @@ def check_values(args: SASRConfig) -> None:
     require("failed_threshold", args.failed_threshold, lambda v: 0 <= v < 1, "at least 0 and below 1")
     for name, known in (
         ("warmup_norm", ("mean", "last")),
+        ("gamma_schedule", ("constant", "cosine")),
         ("sft_norm", agreement.NORMS),
         ("sft_questions", ("all", "failed")),
         ("flat_groups", spread.CHOICES),

@@ -18,9 +18,14 @@ class Cosine:
     needs_total_steps: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
-        length = max(signals.total_steps - signals.warmup_steps, 1)
-        progress = min((signals.step - signals.warmup_steps) / length, 1.0)
-        return coin((1 + math.cos(math.pi * progress)) / 2, signals)
+        return coin(cosine_share(signals), signals)
 
     def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
         return True, total_steps > warmup_steps
+
+
+def cosine_share(signals: Signals) -> float:
+    """(1 + cos(pi t / T)) / 2 in [0, 1], t of the T steps after the warm-up being over."""
+    length = max(signals.total_steps - signals.warmup_steps, 1)
+    progress = min((signals.step - signals.warmup_steps) / length, 1.0)
+    return (1 + math.cos(math.pi * progress)) / 2

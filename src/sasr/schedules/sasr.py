@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .base import Signals, StepPlan, coin
+from .cosine import cosine_share
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,27 @@ class Sasr:
     two-sided proxy for KL(pi_data || pi): when GRPO moves the policy off the demonstrations it grows, and SFT becomes
     more likely; d_t adds the drift from the reference policy.
 
+    With `gamma_schedule` `"cosine"` gamma becomes gamma (1 - c_t) / c_t, c_t falling from 1 to 0 along a cosine over
+    the steps after the warm-up: the odds of the rule times those of the cosine schedule. A run then begins with SFT and
+    ends with GRPO from whatever warm-up it had, and the signal shifts what lies between.
+
     Args:
         gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
+        gamma_schedule (`str`): `"constant"`, the paper's, or `"cosine"`.
         divergence_weight (`float`): w in [0, 1].
         divergence_target (`float`): d_target > 0, nats per token: the drift that counts as much as g_last = g_warmup.
     """
 
     gamma: float = 1.0
+    gamma_schedule: str = "constant"
     divergence_weight: float = 0.0
     divergence_target: float = 0.1
     needs_warmup: ClassVar[bool] = True
+
+    @property
+    def needs_total_steps(self) -> bool:
+        """The cosine must know where the run ends."""
+        return self.gamma_schedule == "cosine"
 
     def plan(self, signals: Signals) -> StepPlan:
         return coin(self.probability(signals), signals)
@@ -45,7 +57,11 @@ class Sasr:
         drift = max(signals.divergence or 0.0, 0.0) / self.divergence_target
         s = (1 - w) * norm_ratio + w * drift
         # s may be infinite (a warm-up that ended at a zero gradient): the limit of s / (s + gamma) is 1.
-        return 1.0 if math.isinf(s) else s / (s + self.gamma)
+        if math.isinf(s):
+            return 1.0
+        c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
+        study, pull = s * c, self.gamma * (1 - c)
+        return study / (study + pull) if study else 0.0
 
     def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
         return True, total_steps > warmup_steps
