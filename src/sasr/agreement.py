@@ -26,6 +26,11 @@ def is_measured(args: SASRConfig) -> bool:
     return args.sft_norm == "repeatable" or args.warmup_until == "agreement"
 
 
+def is_possible(args: SASRConfig) -> bool:
+    """Whether SFT has an Adam's first moment of its own."""
+    return args.separate_optimizer_states and _optimizer(args) in _OPTIMIZERS
+
+
 def check_settings(args: SASRConfig) -> None:
     """Raise `InputError` where there is no first moment of SFT's own."""
     if not is_measured(args):
@@ -33,11 +38,14 @@ def check_settings(args: SASRConfig) -> None:
     what = "sft_norm repeatable" if args.sft_norm == "repeatable" else "warmup_until agreement"
     if not args.separate_optimizer_states:
         raise InputError(f"{what} reads the mean of SFT's own gradients: set separate_optimizer_states to true")
-    optimizer = getattr(args.optim, "value", args.optim)
-    if optimizer not in _OPTIMIZERS:
+    if not is_possible(args):
         raise InputError(
-            f"{what} reads Adam's first moment, which optim {optimizer} does not keep: use {_OPTIMIZERS[0]}"
+            f"{what} reads Adam's first moment, which optim {_optimizer(args)} does not keep: use {_OPTIMIZERS[0]}"
         )
+
+
+def _optimizer(args: SASRConfig) -> str:
+    return str(getattr(args.optim, "value", args.optim))
 
 
 def of_gradient(trainer: SASRTrainer) -> float | None:

@@ -33,12 +33,13 @@ class SASRConfig(GRPOConfig):
             How the steps after the warm-up divide between SFT and GRPO: a name in `sasr.SCHEDULES`, or a class of your
             own as `module:Class`.
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
-            W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one. `"auto"`: until the
-            SFT loss stops improving, at most half of `max_steps`.
+            W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one. `"auto"`: until SFT
+            has done what it can do (`warmup_until`), at most half of `max_steps`.
         warmup_until (`str`, *optional*, defaults to `"steps"`):
             `"plateau"`: `sft_warmup_steps` is only the longest warm-up; it ends when the slope of the SFT loss has
-            fallen to a quarter of its steepest (see `sasr.warmup`). Implied by `sft_warmup_steps="auto"`.
-            `"agreement"`: when the SFT gradients agree with each other a quarter as well as they did at most.
+            fallen to a quarter of its steepest. `"agreement"`: when the SFT gradients agree with each other a quarter
+            as well as they did at most, which needs `separate_optimizer_states` and AdamW (see `sasr.warmup`).
+            `sft_warmup_steps="auto"` implies `"agreement"` where that is possible, else `"plateau"`.
         warmup_min_steps (`int`, *optional*, defaults to `0`):
             `"plateau"`, `"agreement"`: shortest warm-up.
         warmup_anneal (`float`, *optional*, defaults to `0.0`):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import agreement
 from .errors import InputError, require, unknown
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _LEAST_LONGEST = 3 * _LEAST_WINDOW
 
 
 def resolve_auto(args: SASRConfig) -> None:
-    """Put what `sft_warmup_steps="auto"` means in its place: until the plateau, at most half of the run."""
+    """Put what `sft_warmup_steps="auto"` means in its place: at most half of the run, until the gradients no longer
+    agree or, where that cannot be seen, until the plateau."""
     if args.sft_warmup_steps != AUTO:
         return
     if args.max_steps < 1 or args.max_seconds is not None or args.max_rollout_tokens is not None:
@@ -40,7 +42,7 @@ def resolve_auto(args: SASRConfig) -> None:
         )
     args.sft_warmup_steps = args.max_steps // 2
     if args.warmup_until == "steps":
-        args.warmup_until = "plateau"
+        args.warmup_until = "agreement" if agreement.is_possible(args) else "plateau"
 
 
 def check_settings(args: SASRConfig) -> None:
@@ -50,9 +52,7 @@ def check_settings(args: SASRConfig) -> None:
     for name in ("warmup_min_steps", "warmup_anneal"):
         require(name, getattr(args, name), lambda v: v >= 0, "0 or more")
         if getattr(args, name) and args.warmup_until == "steps":
-            raise InputError(
-                f"{name} is for a warm-up that ends by itself: remove it, or set sft_warmup_steps to auto"
-            )
+            raise InputError(f"{name} is for a warm-up that ends by itself: remove it, or set sft_warmup_steps to auto")
     if args.warmup_until == "steps":
         return
     if args.sft_warmup_steps < _LEAST_LONGEST:
@@ -131,7 +131,7 @@ class Warmup:
         """Whether the step with this index is past the plateau."""
         return self.plateau is not None and step >= self.plateau
 
-    def observe(self, step: int, loss: float, agreement: float | None = None) -> None:
+    def observe(self, step: int, loss: float, agrees: float | None = None) -> None:
         """Take the SFT loss of the warm-up step with this index and, for `"agreement"`, how far its gradient agrees
         with those before. A loss that is not finite or not positive, and an agreement that is not there, are
         ignored."""
@@ -141,8 +141,8 @@ class Warmup:
         by_loss = self.until == "plateau"
         if by_loss and math.isfinite(loss) and loss > 0:
             self.recent = [*self.recent, math.log(loss)][-window:]
-        elif not by_loss and agreement is not None and math.isfinite(agreement):
-            self.recent = [*self.recent, agreement][-window:]
+        elif not by_loss and agrees is not None and math.isfinite(agrees):
+            self.recent = [*self.recent, agrees][-window:]
         if done >= self.longest:
             goes_on = "the loss still improved" if by_loss else "the gradients still agreed"
             self._end(done, f"{goes_on} after {done} steps, the longest warm-up allowed")

@@ -20,26 +20,45 @@ TASKS = {
     "poor": "half of the demonstrations wrong",
     "harder": "only the easiest third demonstrated",
 }
+FOUND = {"static-agreement": "tab:red", "sasr-agreement": "tab:purple", "sasr-cosine-20": "tab:green"}
+# What the methods of the second round are called beside those of the others.
+RENAMED = {
+    "sasr-agreement": "sasr-agreement, SFT rate / 5",
+    "sasr-agreement-cosine": "sasr-cosine-agreement, SFT rate / 5",
+    "static-agreement-anneal": "static-agreement + 40% at SFT rate / 5",
+}
 Values = dict[str, dict[int, np.ndarray]]  # method -> seed -> pass@1 of each problem
 
 
-def read(path: Path) -> tuple[Values, dict[str, dict[str, float]]]:
-    """pass@1 by method, seed and problem; and what a run of each method cost."""
-    results = json.loads(path.read_text(encoding="utf-8"))
+def read(path: Path) -> Values:
+    """pass@1 by method, seed and problem."""
     values: Values = {}
-    for run in results["runs"]:
+    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
         if run["stage"] == "final" and "problems" in run:
             problems = run["problems"]
             values.setdefault(run["method"], {})[run["seed"]] = np.array(problems["correct"]) / problems["samples"]
-    costs = {
-        m["method"]: {"share": m["sft_share"], "tokens": m["per_run"]["rollout_tokens"]} for m in results["methods"]
-    }
-    return values, costs
+    return values
+
+
+def gather(part: str) -> dict[str, Values]:
+    """The rounds of each task together."""
+    found: dict[str, Values] = {}
+    for task in TASKS:
+        for name in (task, f"{task}-2", f"{task}-3"):
+            path = HERE / part / f"{name}.json"
+            if not path.exists():
+                continue
+            values = read(path)
+            if part == "design" and name.endswith("-2"):
+                values = {RENAMED.get(method, method): runs for method, runs in values.items()}
+            found.setdefault(task, {}).update({m: runs for m, runs in values.items() if m not in found.get(task, {})})
+    return found
 
 
 def best_static(values: Values) -> str:
-    """The static switch point with the highest mean on these very rows: what no sweep could beat."""
-    return max((m for m in values if m.startswith("static")), key=lambda m: mean(list(values[m].values())))
+    """The static switch point with the highest mean on these very rows: no sweep could choose better."""
+    swept = [m for m in values if m.removeprefix("static-").isdigit()]
+    return max(swept, key=lambda m: mean(list(values[m].values())))
 
 
 def shown(value: float, bounds: tuple[float, float], sign: str = "") -> str:
@@ -47,47 +66,42 @@ def shown(value: float, bounds: tuple[float, float], sign: str = "") -> str:
 
 
 def table(part: str) -> list[str]:
-    data = {task: read(HERE / part / f"{task}.json") for task in TASKS if (HERE / part / f"{task}.json").exists()}
-    methods = [m for m in next(iter(data.values()))[0] if all(m in values for values, _ in data.values())]
-    lines = [
-        f"| {part} | " + " | ".join(f"{task}: pass@1" for task in data) + " | mean regret | worst | p |",
-        "|---|" + "---|" * (len(data) + 3),
-    ]
-    best = {task: best_static(values) for task, (values, _) in data.items()}
+    """Of each method: pass@1 on each task; what it loses to the best static, over the tasks' seeds, paired."""
+    data = gather(part)
+    best = {task: best_static(values) for task, values in data.items()}
+    methods = list(dict.fromkeys(m for values in data.values() for m in values))
+    tasks = " | ".join(data)
+    lines = [f"| {part} | {tasks} | pass@1 - best static | worst task | p |", "|---|" + "---|" * (len(data) + 3)]
     for method in methods:
-        cells, regrets, worst = [], [], -1.0
-        for task, (values, _) in data.items():
-            seeds = sorted(values[method])
-            own = [values[method][s] for s in seeds]
+        cells, gains, by_task = [], [], []
+        for task, values in data.items():
+            if method not in values:
+                cells.append("")
+                continue
+            own = list(values[method].values())
             bold = "**" if method == best[task] else ""
-            cells.append(bold + shown(mean(own), interval(own)) + bold)
-            lost = [values[best[task]][s] - values[method][s] for s in seeds]
-            regrets += lost
-            worst = max(worst, mean(lost))
-        p = sign_flip_p([float(r.mean()) for r in regrets]) if any(r.any() for r in regrets) else 1.0
-        lines.append(
-            f"| `{method}` | {' | '.join(cells)} | {shown(mean(regrets), interval(regrets), '+')} "
-            f"| {worst:+.3f} | {p:.3f} |"
-        )
+            cells.append(f"{bold}{shown(mean(own), interval(own))}{bold} ({len(own)})")
+            pairs = [values[method][s] - values[best[task]][s] for s in values[method] if s in values[best[task]]]
+            gains += pairs
+            by_task.append(mean(pairs))
+        over = "" if len(by_task) == len(data) else f" ({len(by_task)} tasks)"
+        p = f"{sign_flip_p([float(g.mean()) for g in gains]):.3f}" if any(g.any() for g in gains) else ""
+        difference = shown(mean(gains), interval(gains), "+") + over
+        lines.append(f"| `{method}` | {' | '.join(cells)} | {difference} | {min(by_task):+.3f} | {p} |")
     return lines
 
 
 def draw(part: str, axes) -> None:
-    tasks = [task for task in TASKS if (HERE / part / f"{task}.json").exists()]
-    for ax, task in zip(axes, tasks, strict=False):
-        values, _ = read(HERE / part / f"{task}.json")
+    for ax, (task, values) in zip(axes, gather(part).items(), strict=False):
         for family, colour in (("static", "tab:orange"), ("sasr", "tab:blue")):
-            lengths = {m: m.removeprefix(family + "-") for m in values}
-            found = {int(length): m for m, length in lengths.items() if length.isdigit()}
+            found = {int(n): m for m in values if (n := m.removeprefix(family + "-")).isdigit()}
             xs = sorted(found)
             runs = [list(values[found[x]].values()) for x in xs]
-            bounds = np.array([interval(r) for r in runs]).T
-            ax.fill_between(xs, *bounds, color=colour, alpha=0.15, lw=0)
-            ax.plot(xs, [mean(r) for r in runs], "o-", color=colour, label=family, ms=4)
-        for method, style in (("cosine-20", "tab:green"), ("sasr-cosine-20", "tab:purple"), ("sft", "0.5")):
+            ax.fill_between(xs, *np.array([interval(r) for r in runs]).T, color=colour, alpha=0.15, lw=0)
+            ax.plot(xs, [mean(r) for r in runs], "o-", color=colour, label=f"{family}, fixed warm-up", ms=4)
+        for method, colour in FOUND.items():
             if method in values:
-                runs = list(values[method].values())
-                ax.axhline(mean(runs), color=style, lw=1.2, ls="--", label=method)
+                ax.axhline(mean(list(values[method].values())), color=colour, lw=1.2, ls="--", label=method)
         ax.set(title=f"{part}: {TASKS[task]}", xlabel="warm-up steps of 140", ylim=(0, None))
         ax.title.set_fontsize(9)
     axes[0].set_ylabel("pass@1, 95% interval")
