@@ -140,3 +140,11 @@ def test_agreement_is_a_cosine(tmp_path):
     agreements = [found for (found,) in toy.history(trained, "sasr/sft_agreement") if found is not None]
     assert all(-1 <= found <= 1 and math.isfinite(found) for found in agreements)
     assert sum(agreements[:5]) > sum(agreements[15:20]), "a gradient's direction lasts while the loss falls fast"
+
+
+def test_auto_ends_by_agreement_where_that_can_be_seen(tmp_path):
+    auto = {"sft_warmup_steps": "auto", "max_steps": 80, "lr_scheduler_type": "constant"}
+    assert toy.settings(tmp_path, **auto).warmup_until == "plateau"
+    assert toy.settings(tmp_path, **auto, separate_optimizer_states=True).warmup_until == "agreement"
+    plateau = toy.settings(tmp_path, **auto, separate_optimizer_states=True, warmup_until="plateau")
+    assert plateau.warmup_until == "plateau" and plateau.sft_warmup_steps == 40
