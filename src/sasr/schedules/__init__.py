@@ -24,7 +24,7 @@ from .static import Static
 from .uft import Uft
 
 SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
-    "sasr": (Sasr, ("gamma", "gamma_schedule", "divergence_weight", "divergence_target")),
+    "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target", "gamma_schedule")),
     "sft": (Sft, ()),
     "grpo": (Grpo, ()),
     "static": (Static, ("switch_step",)),
