@@ -20,6 +20,7 @@ from sasr.reference import Reference
 WARMUP, EVERY = 4, 10
 VARIANTS: dict[str, dict[str, Any]] = {
     "no probe": {},
+    "repeatable norm": {"sft_norm": "repeatable", "separate_optimizer_states": True},
     "divergence probe": {"divergence_weight": 0.5, "divergence_every": EVERY},
     "SFT norm probe": {"sft_norm_every": EVERY, "gamma": 1000.0},  # SFT steps would make it needless
 }

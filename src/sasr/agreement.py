@@ -7,6 +7,7 @@ the gradients before as its first moment, so the cosine with it costs three sums
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,14 +51,15 @@ def _optimizer(args: SASRConfig) -> str:
 
 def of_gradient(trainer: SASRTrainer) -> float | None:
     """Cosine, in [-1, 1], of the SFT gradient in the parameters' `grad` with the mean of the SFT gradients before, by
-    which Adam weighs them. `None` at the first SFT step."""
+    which Adam weighs them. `None` at the first SFT step, and where it is no finite number."""
     assert trainer.optimizer_states is not None
     moments = trainer.optimizer_states.of("sft")
     pairs = [(p.grad, moments[p]["exp_avg"]) for p in trainer.model.parameters() if p.grad is not None and p in moments]
     if not pairs:
         return None
     sums = [torch.stack([(a * b).sum(dtype=torch.float32) for a, b in pairs]).sum() for pairs in _products(pairs)]
-    return float(sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    cosine = float(sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    return cosine if math.isfinite(cosine) else None
 
 
 def _products(pairs):
