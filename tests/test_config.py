@@ -174,6 +174,16 @@ def test_recipes_parse(recipe, tmp_path):
     assert settings.model.use_peft == ("lora" in recipe.stem)
 
 
+def test_a_schedule_by_flag_takes_nothing_from_the_recipe_s_own(tmp_path):
+    out = ["--config", "gsm8k", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    assert parse(out).training.gamma_schedule == "cosine"
+    assert parse([*out, "--schedule", "sasr"]).training.gamma_schedule == "cosine"
+    static = parse([*out, "--schedule", "static"]).training
+    assert (static.schedule, static.gamma_schedule) == ("static", "constant")
+    with pytest.raises(InputError, match="gamma_schedule is a setting of schedule sasr"):
+        parse([*out, "--schedule", "static", "--gamma_schedule", "cosine"])
+
+
 def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):
     out = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
     assert parse([*out, "--gamma", "2.5"]).training.gamma == 2.5

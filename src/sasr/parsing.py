@@ -14,6 +14,7 @@ from trl import ModelConfig, TrlParser
 
 from .config import SASRConfig
 from .errors import InputError, did_you_mean
+from .schedules import settings_of_other_schedules
 from .task_config import TaskConfig, json_mapping
 from .warmup import AUTO
 
@@ -160,6 +161,10 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     else:
         name = base_recipe(flags)
         recipe, source = (read_recipe(name), f"recipe {name}") if name else ({}, "")
+    if defaults is None and flags.get("schedule", recipe.get("schedule")) != recipe.get("schedule"):
+        # What a recipe says of its own schedule is not for the one that a flag puts in its place.
+        foreign = settings_of_other_schedules(flags["schedule"])
+        recipe = {key: value for key, value in recipe.items() if key not in foreign}
     recipe = {**(defaults or {}), **recipe}
     environment = recipe.pop("env", None) or {}
     if not isinstance(environment, dict):

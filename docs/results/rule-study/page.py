@@ -21,6 +21,16 @@ TASKS = {
     "harder": "only the easiest third demonstrated",
 }
 FOUND = {"static-agreement": "tab:red", "sasr-agreement": "tab:purple", "sasr-cosine-20": "tab:green"}
+PAIRS = (
+    ("sasr-cosine-20", "sasr-60"),
+    ("sasr-cosine-20", "cosine-20"),
+    ("sasr-cosine-20", "static-60"),
+    ("static-agreement", "static-60"),
+    ("sasr-agreement", "sasr-60"),
+    ("sasr-agreement", "static-agreement"),
+    ("sasr-cosine-20", "static-agreement"),
+    ("sasr-60", "sft"),
+)
 # What the methods of the second round are called beside those of the others.
 RENAMED = {
     "sasr-agreement": "sasr-agreement, SFT rate / 5",
@@ -91,8 +101,25 @@ def table(part: str) -> list[str]:
     return lines
 
 
+def pairs(part: str) -> list[str]:
+    """Methods against each other, paired by seed and problem, over the tasks that have both."""
+    data = gather(part)
+    lines = [f"| {part} | difference in pass@1 | tasks, runs | p |", "|---|---|---|---|"]
+    for a, b in PAIRS:
+        shared = [(v[a], v[b]) for v in data.values() if a in v and b in v]
+        gains = [one[s] - other[s] for one, other in shared for s in one if s in other]
+        if gains:
+            p = sign_flip_p([float(g.mean()) for g in gains])
+            difference = shown(mean(gains), interval(gains), "+")
+            lines.append(f"| `{a}` - `{b}` | {difference} | {len(shared)}, {len(gains)} | {p:.3f} |")
+    return lines
+
+
 def draw(part: str, axes) -> None:
-    for ax, (task, values) in zip(axes, gather(part).items(), strict=False):
+    tasks = gather(part)
+    for ax in axes[len(tasks) :]:
+        ax.set_visible(False)
+    for ax, (task, values) in zip(axes, tasks.items(), strict=False):
         for family, colour in (("static", "tab:orange"), ("sasr", "tab:blue")):
             found = {int(n): m for m in values if (n := m.removeprefix(family + "-")).isdigit()}
             xs = sorted(found)
@@ -116,7 +143,9 @@ def main() -> None:
     import matplotlib.pyplot as plt
 
     parts = [part for part in ("design", "confirm") if any((HERE / part).glob("*.json"))]
-    (HERE / "table.md").write_text("\n\n".join("\n".join(table(part)) for part in parts) + "\n", encoding="utf-8")
+    (HERE / "table.md").write_text(
+        "\n\n".join("\n".join(make(part)) for part in parts for make in (table, pairs)) + "\n", encoding="utf-8"
+    )
     figure, grid = plt.subplots(len(parts), 4, figsize=(13, 3 * len(parts)), layout="constrained", squeeze=False)
     for part, axes in zip(parts, grid, strict=True):
         draw(part, axes)

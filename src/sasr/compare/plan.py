@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sasr.checkpoints import AFTER_WARMUP
-from sasr.schedules import SCHEDULES
+from sasr.schedules import settings_of_other_schedules
 
 Values = dict[str, Any]
 BUDGETS = {"steps": "max_steps", "seconds": "max_seconds", "rollout_tokens": "max_rollout_tokens"}
@@ -180,7 +180,7 @@ class Comparison:
         return Run(path, "tuning", method.name, seed, settings, warmup=warmup_path(settings), point=point)
 
     def _final_run(self, method: Method, seed: int, choices: Mapping[str, Values]) -> Run:
-        foreign = _settings_of_other_schedules(method.schedule)
+        foreign = settings_of_other_schedules(method.schedule)
         tuned = choices.get(self._tuned_like(method).name, {})
         point = {name: value for name, value in tuned.items() if name not in foreign or not method.match}
         settings = self._settings(method, point, seed, "test")
@@ -189,7 +189,7 @@ class Comparison:
         return Run(path, "final", method.name, seed, settings, warmup_path(settings), match, point)
 
     def _settings(self, method: Method, point: Values, seed: int, split: str) -> Values:
-        foreign = _settings_of_other_schedules(method.schedule)
+        foreign = settings_of_other_schedules(method.schedule)
         shared = {name: value for name, value in self.settings.items() if name not in foreign}
         if method.match:
             shared.pop("sft_share", None)
@@ -227,7 +227,7 @@ def _warmup_run(run: Run) -> Run:
     """The warm-up alone, by the recipe of the first run that it serves."""
     assert run.warmup is not None
     idle = {"beta", "reference_model", "max_seconds", "max_rollout_tokens", "rollouts_ahead"}
-    idle |= _settings_of_other_schedules("sft")
+    idle |= settings_of_other_schedules("sft")
     kept = {name: value for name, value in run.settings.items() if name not in idle}
     alone = {"schedule": "sft", "max_steps": int(kept["sft_warmup_steps"]), "exam_at": [], "exam_split": "test"}
     return Run(run.warmup, "warmup", "", run.seed, kept | alone)
@@ -235,12 +235,6 @@ def _warmup_run(run: Run) -> Run:
 
 def _final_path(method: Method, seed: int) -> str:
     return f"runs/{method.name}/seed-{seed}"
-
-
-def _settings_of_other_schedules(schedule: str) -> set[str]:
-    """In a recipe for several methods these are for some of them."""
-    own = SCHEDULES[schedule][1] if schedule in SCHEDULES else ()
-    return {name for _, names in SCHEDULES.values() for name in names if name not in own}
 
 
 def _digest(values: Values) -> str:

@@ -41,5 +41,23 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "r3": (R3, ()),
 }
 
+
+def settings_of_other_schedules(schedule: str) -> set[str]:
+    """What would have no effect with this schedule, a name or one of the user's own. In a recipe it is not for it."""
+    own = SCHEDULES[schedule][1] if schedule in SCHEDULES else ()
+    return {name for _, names in SCHEDULES.values() for name in names if name not in own}
+
+
 # The classes of the table are importable from here too.
-__all__ = ["GRPO_STEP", "SCHEDULES", "SFT_STEP", "Schedule", "Signals", "StepPlan", "coin", "decide", "draw"]
+__all__ = [
+    "GRPO_STEP",
+    "SCHEDULES",
+    "SFT_STEP",
+    "Schedule",
+    "Signals",
+    "StepPlan",
+    "coin",
+    "decide",
+    "draw",
+    "settings_of_other_schedules",
+]
