@@ -237,7 +237,10 @@ def test_division_by_hand():
 @pytest.mark.parametrize(("slices", "iterations", "accumulation"), [(2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2)])
 def test_fresh_rollouts(slices, iterations, accumulation):
     args = SimpleNamespace(
-        steps_per_generation=slices, num_iterations=iterations, gradient_accumulation_steps=accumulation
+        steps_per_generation=slices,
+        num_iterations=iterations,
+        gradient_accumulation_steps=accumulation,
+        rollouts_ahead=0,
     )
     with pytest.raises(InputError, match="rollouts of the same step"):
         check_fresh(args, "hpt")
