@@ -89,11 +89,7 @@ def test_the_probe_measures_the_same_part(tmp_path):
         tmp_path, sft_warmup_steps=3, max_steps=9, sft_norm_every=1, learning_rate=1e-12, sft_learning_rate=1e-12,
         **{**SETTINGS, "schedule": "alternate"},
     )  # fmt: skip
-    norms = []
-    observe = trained.tracker.observe_sft_norm
-    trained.tracker.observe_sft_norm = lambda step, norm: (
-        norms.append((trained.state.global_step, norm)) or observe(step, norm)
-    )
+    norms = toy.observed_norms(trained)
     trained.train()
     twice = [(a, b) for (i, a), (j, b) in pairwise(norms) if i == j]
     assert len(twice) >= 2

@@ -17,11 +17,7 @@ def test_the_probe_is_the_norm_of_the_next_sft_step(tmp_path, accumulation):
         tmp_path, schedule="alternate", sft_warmup_steps=1, max_steps=9, sft_norm_every=1, learning_rate=1e-12,
         sft_learning_rate=1e-12, per_device_train_batch_size=8, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
-    norms = []
-    observe = trained.tracker.observe_sft_norm
-    trained.tracker.observe_sft_norm = lambda step, norm: (
-        norms.append((trained.state.global_step, norm)) or observe(step, norm)
-    )
+    norms = toy.observed_norms(trained)
     trained.train()
     assert [step for step, _ in norms] == [0, 2, 2, 4, 4, 6, 6, 8, 8]
     for (_, probed), (_, real) in zip(norms[1::2], norms[2::2], strict=True):
@@ -34,16 +30,12 @@ def test_the_probe_looks_at_the_questions_that_the_next_sft_step_takes(tmp_path)
         tmp_path, schedule="sasr", sft_questions="failed", data=levels(24), rewards=by_level, sft_warmup_steps=1,
         max_steps=16, sft_norm_every=1, learning_rate=1e-12, sft_learning_rate=1e-12, per_device_sft_batch_size=2,
     )  # fmt: skip
-    norms: dict[int, list[float]] = {}
-    observe = trained.tracker.observe_sft_norm
-
-    def watch(step, norm):
-        norms.setdefault(trained.state.global_step, []).append(norm)
-        observe(step, norm)
-
-    trained.tracker.observe_sft_norm = watch
+    observed = toy.observed_norms(trained)
     recorder = Recorder(trained)
     trained.train()
+    norms: dict[int, list[float]] = {}
+    for step, norm in observed:
+        norms.setdefault(step, []).append(norm)
     both = {step: found for step, found in norms.items() if len(found) == 2}
     assert any(recorder.steps[step - 1].queue for step in both), "some waited"
     assert len(both) > 2
@@ -53,13 +45,9 @@ def test_the_probe_looks_at_the_questions_that_the_next_sft_step_takes(tmp_path)
 
 def test_how_often_the_norm_is_probed(tmp_path):
     trained = toy.trainer(tmp_path, schedule="static", sft_warmup_steps=2, max_steps=14, sft_norm_every=3)
-    probes = []
-    observe = trained.tracker.observe_sft_norm
-    trained.tracker.observe_sft_norm = lambda step, norm: (
-        probes.append(trained.state.global_step) or observe(step, norm)
-    )
+    probes = toy.observed_norms(trained)
     trained.train()
-    assert probes == [0, 1, 5, 8, 11], "before the steps that three GRPO steps precede"
+    assert [step for step, _ in probes] == [0, 1, 5, 8, 11], "before the steps that three GRPO steps precede"
 
 
 @pytest.mark.parametrize(

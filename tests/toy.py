@@ -99,6 +99,19 @@ def trainer(
     )
 
 
+def observed_norms(trained) -> list[tuple[int, float]]:
+    """(optimizer steps done, norm) of each SFT gradient norm that the run to come takes, those of probes included."""
+    norms: list[tuple[int, float]] = []
+    observe = trained.tracker.observe_sft_norm
+
+    def watch(step, norm):
+        norms.append((trained.state.global_step, norm))
+        observe(step, norm)
+
+    trained.tracker.observe_sft_norm = watch
+    return norms
+
+
 def history(trained, *keys: str) -> list[tuple]:
     """(value of each key) per logged step."""
     return [tuple(entry.get(key) for key in keys) for entry in trained.state.log_history if "grad_norm" in entry]

@@ -8,6 +8,7 @@ the gradients before as its first moment, so the cosine with it costs three sums
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,11 +58,21 @@ def of_gradient(trainer: SASRTrainer) -> float | None:
     pairs = [(p.grad, moments[p]["exp_avg"]) for p in trainer.model.parameters() if p.grad is not None and p in moments]
     if not pairs:
         return None
-    sums = [torch.stack([(a * b).sum(dtype=torch.float32) for a, b in pairs]).sum() for pairs in _products(pairs)]
-    cosine = float(sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    gradients, means = zip(*pairs, strict=True)
+    squares = _dot(gradients, gradients) * _dot(means, means)
+    cosine = float(_dot(gradients, means) / squares.sqrt().clamp_min(torch.finfo(torch.float32).tiny))
     return cosine if math.isfinite(cosine) else None
 
 
-def _products(pairs):
-    gradients, means = zip(*pairs, strict=True)
-    return [pairs, zip(gradients, gradients, strict=True), zip(means, means, strict=True)]
+def observe(trainer: SASRTrainer, step: int, norm: float | None) -> float | None:
+    """Have the tracker take the norm of the SFT gradient in the parameters' `grad`, that of the step with this index.
+    Returns its agreement with those before, if the settings ask for it."""
+    agrees = of_gradient(trainer) if is_measured(trainer.args) else None
+    if trainer.args.sft_norm == "repeatable":
+        norm = None if norm is None or agrees is None else norm * agrees
+    trainer.tracker.observe_sft_norm(step, norm)
+    return agrees
+
+
+def _dot(xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([(x * y).sum(dtype=torch.float32) for x, y in zip(xs, ys, strict=True)]).sum()

@@ -162,7 +162,7 @@ class SASRConfig(GRPOConfig):
         + ", or your own module:Class.",
     )
     sft_warmup_steps: int = setting(
-        0, "Optimizer steps of SFT before the schedule takes over, or auto: until the loss stops improving."
+        0, "Optimizer steps of SFT before the schedule takes over, or auto: until SFT has done what it can do."
     )
     warmup_until: str = setting("steps", "plateau or agreement: what may end the warm-up before sft_warmup_steps.")
     warmup_min_steps: int = setting(0, "plateau, agreement: shortest warm-up.")

@@ -10,6 +10,7 @@ import torch
 from transformers import Trainer
 from trl import GRPOTrainer
 
+from . import agreement
 from .schedules import SFT_STEP
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
             with nullcontext() if last else trainer.accelerator.no_sync(model):
                 Trainer.training_step(trainer, model, batch)  # GRPOTrainer's would move its cursor into the rollouts
     # The weights are those after the step before, so that a probe counts like an SFT step taken there.
-    from .step_metrics import observe_sft_gradient  # which imports this module
-
-    observe_sft_gradient(trainer, step - 1, as_float(GRPOTrainer._get_grad_norm(trainer, model)))
+    agreement.observe(trainer, step - 1, as_float(GRPOTrainer._get_grad_norm(trainer, model)))
     model.zero_grad()
     trainer.sft_sums.zero_()
 

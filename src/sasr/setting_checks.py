@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from . import agreement, budget, curriculum, reward_guard, spread, warmup
 from .errors import InputError, require, unknown
-from .schedules import SCHEDULES
+from .schedules import SCHEDULES, settings_of_other_schedules
 
 if TYPE_CHECKING:
     from .config import SASRConfig
@@ -107,9 +107,6 @@ def check_batches(args: SASRConfig) -> None:
 
 def _check_foreign_settings(args: SASRConfig) -> None:
     """A setting of another schedule would be ignored in silence."""
-    own = SCHEDULES[args.schedule][1] if args.schedule in SCHEDULES else ()
-    for owner, (_, names) in SCHEDULES.items():
-        for name in names:
-            default = type(args).__dataclass_fields__[name].default
-            if name not in own and getattr(args, name) != default:
-                raise InputError(f"{name} is a setting of schedule {owner}, not of {args.schedule}: remove it")
+    for name, owner in settings_of_other_schedules(args.schedule).items():
+        if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+            raise InputError(f"{name} is a setting of schedule {owner}, not of {args.schedule}: remove it")

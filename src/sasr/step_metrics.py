@@ -23,7 +23,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     tracker, tokens = trainer.tracker, trainer.chosen.tokens
     agrees = None
     if plan.kind == "sft":
-        agrees = observe_sft_gradient(trainer, step, norm)
+        agrees = agreement.observe(trainer, step, norm)
         if agrees is not None:
             metrics["sasr/sft_agreement"].append(agrees)
     if plan.grpo_weight and trainer.beta:
@@ -35,8 +35,11 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     metrics["sasr/p_sft"].append(plan.sft_probability if share is None else share)
     metrics["sasr/sft_weight"].append(plan.sft_weight)
     metrics["sasr/grpo_weight"].append(plan.grpo_weight)
-    for name in ("sft_grad_norm", "warmup_grad_norm", "divergence"):
-        value = tracker.current_norm if name == "sft_grad_norm" else getattr(tracker, name)
+    for name, value in (
+        ("sft_grad_norm", tracker.current_norm),
+        ("warmup_grad_norm", tracker.warmup_grad_norm),
+        ("divergence", tracker.divergence),
+    ):
         if value is not None:
             metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.work.finish_step().items():
@@ -59,19 +62,6 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
     elif tokens:
         tracker.observe_entropy(entropy)
     safeguards.after_gradients(trainer, norm, nll)
-
-
-def observe_sft_gradient(trainer: SASRTrainer, step: int, norm: float | None) -> float | None:
-    """Take the norm of the SFT gradient that the parameters have, and return its agreement with those before, if the
-    settings ask for it."""
-    if not agreement.is_measured(trainer.args):
-        trainer.tracker.observe_sft_norm(step, norm)
-        return None
-    agrees = agreement.of_gradient(trainer)
-    if trainer.args.sft_norm == "repeatable":
-        norm = None if norm is None or agrees is None else norm * agrees
-    trainer.tracker.observe_sft_norm(step, norm)
-    return agrees
 
 
 def _log_questions(trainer: SASRTrainer) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 UNTIL = ("steps", "plateau", "agreement")
 EVERY = 5
-FRACTION = 0.25  # of the steepest slope; in toy studies 0.12 was similar and 0.4 too early
+FRACTION = 0.25  # of the highest; with the slope, 0.12 was similar in toy studies and 0.4 too early
 _WINDOWS, _LEAST_WINDOW = 8, 10
 _LEAST_LONGEST = 3 * _LEAST_WINDOW
 

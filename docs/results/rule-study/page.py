@@ -1,7 +1,8 @@
 """The rule study's table and figure, from the results.json of its comparisons.
 
-Run: python docs/results/rule-study/page.py (needs matplotlib). Writes table.md and figure.svg beside itself, from
-design/TASK.json (the rules were looked for there) and confirm/TASK.json (fresh tasks and seeds) of sasr compare.
+Run: python docs/results/rule-study/page.py (needs matplotlib). Writes table.md and figure.svg beside itself,
+and the tables into docs/rule-study.md and README.md, from design/TASK.json (the rules were looked for there) and
+confirm/TASK.json (fresh tasks and seeds) of sasr compare.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ PAIRS = (
     ("sasr-cosine-20", "static-agreement"),
     ("sasr-60", "sft"),
 )
+SUMMARY = {
+    "static-100": ("static SFT-then-GRPO", "100, swept"),
+    "static-60": ("static", "60"),
+    "sft": ("SFT alone", ""),
+    "sasr-60": ("SASR, constant pull: the paper's rule", "60"),
+    "sasr-cosine-20": ("SASR, `gamma_schedule: cosine`", "20"),
+    "static-agreement": ("static, `sft_warmup_steps: auto`", "found: 60 to 70"),
+    "sasr-agreement": ("SASR, the same, `sft_norm: repeatable`", "found: 60 to 70"),
+}
 # What the methods of the second round are called beside those of the others.
 RENAMED = {
     "sasr-agreement": "sasr-agreement, SFT rate / 5",
@@ -91,14 +101,39 @@ def table(part: str) -> list[str]:
             own = list(values[method].values())
             bold = "**" if method == best[task] else ""
             cells.append(f"{bold}{shown(mean(own), interval(own))}{bold} ({len(own)})")
-            pairs = [values[method][s] - values[best[task]][s] for s in values[method] if s in values[best[task]]]
-            gains += pairs
-            by_task.append(mean(pairs))
+            runs, others = values[method], values[best[task]]
+            own_gains = [runs[s] - others[s] for s in runs if s in others]
+            gains += own_gains
+            by_task.append(mean(own_gains))
         over = "" if len(by_task) == len(data) else f" ({len(by_task)} tasks)"
         p = f"{sign_flip_p([float(g.mean()) for g in gains]):.3f}" if any(g.any() for g in gains) else ""
         difference = shown(mean(gains), interval(gains), "+") + over
         lines.append(f"| `{method}` | {' | '.join(cells)} | {difference} | {min(by_task):+.3f} | {p} |")
     return lines
+
+
+def summary() -> list[str]:
+    """Of the methods that matter to a user: what each loses to the best static in both parts."""
+    lines = [
+        "| method, 140 steps | warm-up | pass@1 - best static: 4 tasks of the search | 2 fresh tasks |",
+        "|---|---|---|---|",
+    ]
+    rows = [
+        {line.split(" | ")[0].strip("| `"): line.split(" | ")[-3] for line in table(part)[2:]}
+        for part in ("design", "confirm")
+    ]
+    for method, (name, warmup) in SUMMARY.items():
+        lines.append(f"| {name} | {warmup} | {' | '.join(part.get(method, 'not run') for part in rows)} |")
+    return lines
+
+
+def insert(path: Path, mark: str, lines: list[str]) -> None:
+    """Put lines between the two marks of a page."""
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
+    assert end, f"{path} has no {mark}"
+    path.write_text(f"{before}<!-- {mark} -->\n" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
 
 
 def pairs(part: str) -> list[str]:
@@ -143,9 +178,10 @@ def main() -> None:
     import matplotlib.pyplot as plt
 
     parts = [part for part in ("design", "confirm") if any((HERE / part).glob("*.json"))]
-    (HERE / "table.md").write_text(
-        "\n\n".join("\n".join(make(part)) for part in parts for make in (table, pairs)) + "\n", encoding="utf-8"
-    )
+    tables = "\n\n".join("\n".join(make(part)) for part in parts for make in (table, pairs))
+    (HERE / "table.md").write_text(tables + "\n", encoding="utf-8")
+    insert(HERE.parents[1] / "rule-study.md", "tables", tables.splitlines())
+    insert(HERE.parents[2] / "README.md", "table", summary())
     figure, grid = plt.subplots(len(parts), 4, figsize=(13, 3 * len(parts)), layout="constrained", squeeze=False)
     for part, axes in zip(parts, grid, strict=True):
         draw(part, axes)

@@ -227,7 +227,7 @@ def _warmup_run(run: Run) -> Run:
     """The warm-up alone, by the recipe of the first run that it serves."""
     assert run.warmup is not None
     idle = {"beta", "reference_model", "max_seconds", "max_rollout_tokens", "rollouts_ahead"}
-    idle |= settings_of_other_schedules("sft")
+    idle |= settings_of_other_schedules("sft").keys()
     kept = {name: value for name, value in run.settings.items() if name not in idle}
     alone = {"schedule": "sft", "max_steps": int(kept["sft_warmup_steps"]), "exam_at": [], "exam_split": "test"}
     return Run(run.warmup, "warmup", "", run.seed, kept | alone)

@@ -89,5 +89,3 @@ def demonstrations(request: Request, say: Callable[[str], None] = lambda text: N
     if not rows:
         raise InputError(f"nll_task {request.nll_task}: no row has a worked solution (completion): give other nll_data")
     return rows
-
-

@@ -42,10 +42,11 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
 }
 
 
-def settings_of_other_schedules(schedule: str) -> set[str]:
-    """What would have no effect with this schedule, a name or one of the user's own. In a recipe it is not for it."""
+def settings_of_other_schedules(schedule: str) -> dict[str, str]:
+    """What would have no effect with this schedule, a name or one of the user's own, and whose setting each is. In a
+    recipe it is not for this one."""
     own = SCHEDULES[schedule][1] if schedule in SCHEDULES else ()
-    return {name for _, names in SCHEDULES.values() for name in names if name not in own}
+    return {name: owner for owner, (_, names) in SCHEDULES.items() for name in names if name not in own}
 
 
 # The classes of the table are importable from here too.
