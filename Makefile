@@ -9,8 +9,9 @@ VLLM_VENV := .venv-vllm
 DEEPSPEED := .deepspeed
 QLORA := .qlora
 AUDIT_VENV := .venv-audit
-# One thread for each process: on a few shared cores more threads wait for each other.
-export OMP_NUM_THREADS ?= 1
+# Two threads for one run, 0.7 of the time of one. One for each process of the tests: more would wait for each other.
+demo: export OMP_NUM_THREADS ?= 2
+test test-faults test-qlora test-deepspeed test-vllm: export OMP_NUM_THREADS ?= 1
 
 # The interpreter for $(VENV): the first of these that runs, is at least 3.11 and can make a virtual environment. 3.11
 # comes first as the version that the tests run with, and for which wheels of torch are most sure to be at hand.
