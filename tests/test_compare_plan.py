@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sasr import InputError
+from sasr import InputError, SASRConfig
 from sasr.compare.check import comparison_text
 from sasr.compare.plan import Comparison, differences, point_name
 from sasr.compare.reading import check_keys_once, read, seeds_of
@@ -118,11 +119,18 @@ def test_warmups_are_shared_by_what_decides_them():
     assert not {"gamma", "switch_step"} & set(donor)
 
 
-def test_rollouts_ahead_share_the_warmup_of_those_without():
-    made = comparison({"methods": {"ahead": {"schedule": "sasr", "rollouts_ahead": 4}, "sasr": {}}, "seeds": "1"})
+@pytest.mark.parametrize(
+    "settings",
+    [{"rollouts_ahead": 4}, {"sft_questions": "failed", "failed_threshold": 0.5, "failed_decay": 0.5}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_only_the_hybrid_phase_has_shares_the_warmup_of_those_without(settings, tmp_path):
+    made = comparison({"methods": {"changed": {"schedule": "sasr", **settings}, "sasr": {}}, "seeds": "1"})
     donor, *runs = made.runs({})
     assert [run.warmup for run in runs] == [donor.path] * 2
-    assert "rollouts_ahead" not in donor.settings, "a warm-up has no GRPO step"
+    assert not settings.keys() & donor.settings.keys(), "a warm-up has no GRPO step"
+    known = {field.name for field in dataclasses.fields(SASRConfig)}
+    SASRConfig(str(tmp_path), report_to="none", **{k: v for k, v in donor.settings.items() if k in known})
 
 
 TUNED = {

@@ -277,3 +277,9 @@ def test_what_fails_to_be_written_is_told_and_nothing_else(tmp_path):
             raise error
     with pytest.raises(RuntimeError, match="a mistake in the code"), checkpoints.writing("checkpoint-3", tmp_path):
         raise RuntimeError("a mistake in the code")
+
+
+def test_processes_that_would_not_train_together(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes .* add --use_cpu true"):
+        SASRConfig(output_dir=str(tmp_path), report_to="none", schedule="sft")

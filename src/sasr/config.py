@@ -261,6 +261,7 @@ class SASRConfig(GRPOConfig):
         ahead.check_settings(self)
         safeguards.check_settings(self)
         setting_checks.check_report_to(self)
+        setting_checks.check_processes(self)
         setting_checks.check_batches(self)
         if getattr(schedule, "needs_fresh_rollouts", False):
             check_fresh(self, self.schedule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,6 +93,15 @@ def check_report_to(args: SASRConfig) -> None:
         # flyte is missing from the list of those at hand
         if name != "flyte" and name not in get_available_reporting_integrations():
             raise InputError(f"report_to {name}: its package is not installed; install it or set report_to to none")
+
+
+def check_processes(args: SASRConfig) -> None:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 == args.world_size:  # as accelerate leaves it without an accelerator
+        raise InputError(
+            f"{started} processes were started, but found no accelerator, and each would train by itself: add "
+            "--use_cpu true to train on CPUs together"
+        )
 
 
 def check_batches(args: SASRConfig) -> None:
