@@ -281,5 +281,5 @@ def test_what_fails_to_be_written_is_told_and_nothing_else(tmp_path):
 
 def test_processes_that_would_not_train_together(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="2 processes .* add --use_cpu true"):
+    with pytest.raises(InputError, match=r"2 processes .* add --use_cpu true"):
         SASRConfig(output_dir=str(tmp_path), report_to="none", schedule="sft")

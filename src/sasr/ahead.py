@@ -327,8 +327,8 @@ def _start_server() -> None:
     """Start what forks the worker later; it imports torch meanwhile, and has no thread or lock of this process."""
     multiprocessing.forkserver.set_forkserver_preload([ahead_worker.__name__])
     multiprocessing.resource_tracker.ensure_running()  # which unblocks the two signals
-    # Ctrl-C reaches all processes of a terminal, SIGTERM may reach those of a job: both are for this one alone, from the
-    # worker's first moment on.
+    # Ctrl-C reaches all processes of a terminal, SIGTERM may reach those of a job: both are for this one alone, from
+    # the worker's first moment on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         multiprocessing.forkserver.ensure_running()
