@@ -35,6 +35,7 @@ def methods(steps: int, warmup: int, chord_rate: float, switches: list[int]) -> 
     mixed = ("--mu_decay_steps", str(steps // 3), "--learning_rate", str(chord_rate))
     found["chord_mu"] = chosen("chord_mu", warmup, *mixed)
     found["sasr cosine"] = chosen("sasr", warmup // 3, "--gamma_schedule", "cosine")
+    found["sasr cosine, auto"] = ["--sft_warmup_steps", "auto", "--gamma_schedule", "cosine"]
     return found | {f"static {switch}": chosen("static", switch) for switch in switches}
 
 
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.2, help="pass@1 on held-out questions")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--warmup", type=int, default=250, help="steps; a third of them for sasr cosine")
+    parser.add_argument("--warmup", type=int, default=250, help="steps; sasr cosine has a third of them, auto none given")
     parser.add_argument("--chord_rate", type=float, default=1e-3)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of sasr train, or of sasr compare")
     parser.add_argument("--exam_every", type=int, default=25, help="steps between exams")
@@ -73,7 +74,7 @@ def main() -> None:
         chosen = methods(options.steps, options.warmup, options.chord_rate, options.switches)
         for seed in range(1, options.seeds + 1):
             for name, settings in chosen.items():
-                directory = Path(folder) / f"{name}-{seed}".replace(" ", "-")
+                directory = Path(folder) / f"{name}-{seed}".replace(",", "").replace(" ", "-")
                 common = ["--max_steps", options.steps, "--exam_every", options.exam_every, "--seed", seed]
                 command: list[Any] = [sys.executable, "-m", "sasr", "train", "--config", recipe, *settings, *common]
                 command += ["--save_strategy", "no", "--output_dir", directory, *small]
