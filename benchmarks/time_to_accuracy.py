@@ -35,7 +35,8 @@ def methods(steps: int, warmup: int, chord_rate: float, switches: list[int]) -> 
     mixed = ("--mu_decay_steps", str(steps // 3), "--learning_rate", str(chord_rate))
     found["chord_mu"] = chosen("chord_mu", warmup, *mixed)
     found["sasr cosine"] = chosen("sasr", warmup // 3, "--gamma_schedule", "cosine")
-    found["sasr cosine, auto"] = ["--sft_warmup_steps", "auto", "--gamma_schedule", "cosine"]
+    if steps >= 60:  # half of them may be warm-up, in which the end is looked for
+        found["sasr cosine, auto"] = [*chosen("sasr", 0, "--gamma_schedule", "cosine"), "--sft_warmup_steps", "auto"]
     return found | {f"static {switch}": chosen("static", switch) for switch in switches}
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.2, help="pass@1 on held-out questions")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--warmup", type=int, default=250, help="steps; sasr cosine has a third of them, auto none given")
+    parser.add_argument("--warmup", type=int, default=250, help="steps; a third of them for sasr cosine")
     parser.add_argument("--chord_rate", type=float, default=1e-3)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of sasr train, or of sasr compare")
     parser.add_argument("--exam_every", type=int, default=25, help="steps between exams")
