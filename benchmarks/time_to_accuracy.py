@@ -36,7 +36,7 @@ def methods(steps: int, warmup: int, chord_rate: float, switches: list[int]) -> 
     found["chord_mu"] = chosen("chord_mu", warmup, *mixed)
     found["sasr cosine"] = chosen("sasr", warmup // 3, "--gamma_schedule", "cosine")
     if steps >= 60:  # half of them may be warm-up, in which the end is looked for
-        found["sasr cosine, auto"] = [*chosen("sasr", 0, "--gamma_schedule", "cosine"), "--sft_warmup_steps", "auto"]
+        found["sasr cosine, auto"] = ["--schedule", "sasr", "--sft_warmup_steps", "auto", "--gamma_schedule", "cosine"]
     return found | {f"static {switch}": chosen("static", switch) for switch in switches}
 
 
