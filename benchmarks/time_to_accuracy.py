@@ -28,7 +28,7 @@ def methods(steps: int, warmup: int, chord_rate: float, switches: list[int]) -> 
     """Command-line settings of each method; `static` once for each switch from SFT to GRPO."""
 
     def chosen(name: str, warmup: int, *more: str) -> list[str]:
-        return ["--schedule", name, "--sft_warmup_steps", str(min(warmup, steps // 2)), *more]
+        return ["--schedule", name, "--sft_warmup_steps", str(min(warmup, steps - 1)), *more]
 
     found = {"sasr": chosen("sasr", warmup), "sft": chosen("sft", warmup), "grpo": chosen("grpo", 0)}
     # Both losses at one rate: its own, between those of SFT and GRPO.
