@@ -128,6 +128,9 @@ def server(place: Path, model: Path) -> Iterator[tuple[str, Path]]:
         _wait_for(url, process, log)
         yield url, log
     finally:
+        process.terminate()  # it gives its shared memory back
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
         with suppress(ProcessLookupError):  # none is left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
