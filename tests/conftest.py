@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("sasr", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sasr")
 
-pytest.register_assert_rewrite("recorded_steps", "refusals", "small_exam")
+pytest.register_assert_rewrite("recorded_steps", "refusals", "small_exam", "vllm_runs")
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from sasr.exam.request import read_request
 from sasr.models import check_model
 from sasr.parsing import Parser, parse
 from sasr.report import REPORT_FILE, describe
+from sasr.rollout_engine import SERVER_COMMAND
 from sasr.rows import RowReader, all_rows, collect_rows
 from sasr.run import check_reward_weights
 from sasr.tasks import get_task
@@ -35,6 +36,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MATH = {"problem": "p", "solution": r"1 + 1 = 2 so \boxed{2}", "level": "Level 2", "type": "Algebra"}
 OWN = {"prompt": "1+1=", "completion": "2", "answer": "2", "difficulty": 1}
 FILES = {"rows": OWN, "train": GSM8K, "test": GSM8K, "math": MATH, "3ppl_train": KK, "3ppl_test": KK}
+
 
 @dataclass(frozen=True)
 class Command:
@@ -111,11 +113,17 @@ def run_check(words: tuple[str, ...]) -> None:
         words = words[1:]
     program, *rest = words
     checks = {"make": _make, "pip": _pip, "python": _python, "torchrun": _torchrun, "accelerate": _accelerate}
+    checks["vllm"] = _vllm
     if program == "sasr":
         _sasr(rest)
     else:
         assert program in checks, f"no check for {program}: add one, or the command to NOT_CHECKED with a reason"
         checks[program](rest)
+
+
+def _vllm(words: list[str]) -> None:
+    asked_for = shlex.split(SERVER_COMMAND)[2:]
+    assert words == [words[1] if word == "MODEL" else word for word in asked_for]
 
 
 def _sasr(words: list[str]) -> None:

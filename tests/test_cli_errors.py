@@ -236,10 +236,3 @@ def test_process(flags):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     message = checked(done.returncode, done.stdout, done.stderr)
     assert message.startswith("gamma is 0.0" if "--gamma" in flags else "rows.jsonl:1: invalid JSON")
-
-
-def test_vllm_that_cannot_make_the_rollouts(error, monkeypatch):
-    monkeypatch.setattr("sasr.run.find_spec", lambda name: None)
-    assert "use_vllm: vLLM is not installed" in error(*SMALL, "--use_vllm", "true")
-    monkeypatch.setattr("sasr.run.find_spec", lambda name: "there")
-    assert "use_vllm needs an accelerator" in error(*SMALL, "--use_vllm", "true", "--use_cpu", "true")

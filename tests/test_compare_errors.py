@@ -54,6 +54,10 @@ FLAGS = {
     "seconds-and-cosine": (["--budget", "seconds=9", "--methods", "cosine"], ["method cosine", "max_seconds"]),
     "baseline": (["--baseline", "grpo"], ["unknown baseline 'grpo'", "static"]),
     "jobs-0": (["--jobs", "0"], ["--jobs is 0", "from 1"]),
+    "jobs-of-one-server": (
+        ["--jobs", "2", "--use_vllm", "true", "--vllm_mode", "server"],
+        ["vllm_mode server", "weights of one run at a time", "--jobs 1"],
+    ),
     "jobs-text": (["--jobs", "two"], ["--jobs is two"]),
     "max-steps": (["--max_steps", "5"], ["--max_steps", "budget instead"]),
     "seed": (["--seed", "5"], ["--seed", "seeds instead"]),

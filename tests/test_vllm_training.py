@@ -1,34 +1,24 @@
-"""Rollouts by vLLM, colocated, with real vLLM and real TRL: it is given the weights after SFT steps too.
-
-Each test has a process of its own, because vLLM and the trainer leave process groups behind.
-"""
+"""Rollouts by vLLM, colocated, with real vLLM and real TRL: it is given the weights after SFT steps too."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from vllm_runs import check_weights_at_each_rollout, check_what_sft_taught_is_said, run_script
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
-TESTS = Path(__file__).parent
-LIMIT = 900  # seconds; a test takes less than 30, unless others use the cores
 # vLLM's build for CPUs packs the weights of linear layers and drops the originals, so that TRL cannot load new ones:
 # here they stay. On accelerators nothing is packed. Compiling would take minutes, and bfloat16, which vLLM makes of
 # float32, blur the comparison.
 PRELUDE = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
 import torch
 import vllm.model_executor.layers.utils as layers
 def plain(layer, remove_weight):
@@ -37,73 +27,27 @@ layers.dispatch_cpu_unquantized_gemm = plain
 import functools
 import trl.generation.vllm_generation as generation
 generation.LLM = functools.partial(generation.LLM, enforce_eager=True, dtype="float32")
-import toy
-out = Path({out!r})
 def trainer(name, lm=None, **changes):
     values = dict(use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.1, vllm_max_model_length=32)
     lm = lm or toy.model(0, out / "lm", head_dim=32)
-    return toy.trainer(out / name, lm=lm, **{{**values, **changes}})
+    return toy.trainer(out / name, lm=lm, **{**values, **changes})
 """
 
 
-def run_script(tmp_path: Path, body: str) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(PRELUDE.format(tests=str(TESTS), out=str(tmp_path)) + body)
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+def run_colocated(tmp_path: Path, body: str) -> None:
+    run_script(tmp_path, PRELUDE + body)
 
 
 def test_what_sft_taught_is_in_the_next_rollout(tmp_path):
-    run_script(
-        tmp_path,
-        """
-rows = toy.rows(24).map(lambda row: {"completion": "77", "answer": "77"})
-said = []
-def reward(completions, **_):
-    said.append(completions)
-    return [float(len(c)) for c in completions]
-trained = trainer("run", data=rows, rewards=reward, schedule="static", sft_warmup_steps=40, max_steps=42,
-                  sft_learning_rate=1e-2)
-trained.train()
-(out / "said.json").write_text(json.dumps(said))
-""",
-    )
-    said = json.loads((tmp_path / "said.json").read_text())
-    assert len(said) == 2 and all(completions == ["77"] * 8 for completions in said)
+    check_what_sft_taught_is_said(run_colocated, tmp_path)
 
 
 def test_weights_are_those_of_the_trainer_at_each_rollout(tmp_path):
-    """vLLM's log-probabilities of what it samples are the trainer's, whichever kinds of steps came before."""
-    run_script(
-        tmp_path,
-        """
-def differences(name, break_at=None):
-    trained = trainer(name, schedule="random", sft_share=0.6, sft_warmup_steps=3, max_steps=20, sft_learning_rate=1e-2,
-                      learning_rate=1e-2)
-    synchronise = trained.vllm_generation.sync_weights
-    if break_at is not None:
-        def until():
-            if trained.state.global_step < break_at:
-                synchronise()
-        trained.vllm_generation.sync_weights = until
-    trained.train()
-    return [[bool(entry["sasr/grpo_weight"]), entry.get("sampling/sampling_logp_difference/max")]
-            for entry in trained.state.log_history if "grad_norm" in entry]
-(out / "seen.json").write_text(json.dumps([differences("whole"), differences("broken", 6)]))
-""",
-    )
-    whole, broken = json.loads((tmp_path / "seen.json").read_text())
-    kinds = [grpo for grpo, _ in whole]
-    assert {(False, True), (True, True)} <= set(pairwise(kinds))
-    assert max(value for grpo, value in whole if grpo) < 1e-3
-    assert max(value for grpo, value in broken if grpo) > 1, "the figure shows weights that were not taken over"
+    check_weights_at_each_rollout(run_colocated, tmp_path)
 
 
 def test_rollouts_stop_at_the_templates_end_of_turn(tmp_path):
-    run_script(
+    run_colocated(
         tmp_path,
         """
 from datasets import Dataset
@@ -140,7 +84,7 @@ assert end != tokenizer.eos_token_id
 
 def test_a_resumed_run_is_the_run_without_a_stop(tmp_path):
     """On a CPU, where vLLM draws from the trainer's own random state."""
-    run_script(
+    run_colocated(
         tmp_path,
         """
 from test_resume import outcome
@@ -162,12 +106,12 @@ differences = [float((a - b).abs().max()) for a, b in zip(whole.model.parameters
 
 def test_a_run_of_the_command(tmp_path):
     """With a model from scratch, which vLLM finds in the run's directory, exams, a checkpoint and a resumption."""
-    run_script(
+    run_colocated(
         tmp_path,
         """
-import sasr.run
+import sasr.rollout_engine
 from sasr.cli import main
-sasr.run.check_rollout_engine = lambda args: None
+sasr.rollout_engine.check_device = lambda args: None
 flags = ["--schedule", "static", "--sft_warmup_steps", "4", "--max_completion_length", "16", "--logging_steps", "1",
          "--per_device_train_batch_size", "8", "--num_generations", "4", "--exam_rows", "4", "--exam_samples", "2",
          "--use_vllm", "true", "--vllm_mode", "colocate", "--vllm_gpu_memory_utilization", "0.1", "--save_steps", "3",

@@ -29,17 +29,19 @@ MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
 _UNREADABLE = "{} is damaged, or holds code, which is not run: resume from an earlier checkpoint"
 
-# Settings that may change between a checkpoint and its resumption: they say where to write and what to show. Every
-# other one decides what is computed.
+# Settings that may change between a checkpoint and its resumption: they say where to write, what to show and where a
+# vLLM server is. Every other one decides what is computed.
 _FREE = {
     "output_dir", "run_name", "report_to", "project", "disable_tqdm", "resume_from_checkpoint", "overwrite_output_dir",
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
     "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
-    "reward_failures", "reward_timeout", "ddp_find_unused_parameters",
+    "reward_failures", "reward_timeout", "ddp_find_unused_parameters", "vllm_group_port",
 }  # fmt: skip
-_FREE_PREFIXES = ("log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug")
+_FREE_PREFIXES = (
+    "log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug", "vllm_server_",
+)  # fmt: skip
 
 # What decides nothing up to the end of the SFT warm-up, nor the state that is saved there: the schedule of the steps
 # after it, their number, learning rates, rollouts, rewards and GRPO's loss. (Another temperature than 1 moves the SFT

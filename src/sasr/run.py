@@ -8,11 +8,9 @@ import signal
 import sys
 from contextlib import nullcontext
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from datasets import Dataset
 
@@ -27,6 +25,7 @@ from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
+from .rollout_engine import check_rollout_engine
 from .rows import RowReader, check_lengths, collect_rows, seen_in
 from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, failures_told, how_to_go_on
 from .tasks import get_task
@@ -77,7 +76,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     check_model(name)
     if is_adapter(Path(name).expanduser()):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
-    check_rollout_engine(args)
+    check_rollout_engine(args, say, is_main())
     reader = RowReader(task, settings.task.bad_rows)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
     seen = len(seen_in(exam_rows, train_rows))
@@ -206,16 +205,6 @@ def check_reward_weights(task: Task, settings: Settings) -> None:
         return
     names = ", ".join(getattr(reward, "__name__", type(reward).__name__) for reward in rewards)
     raise InputError(f"reward_weights has {len(weights)} numbers, but task {task.name} has {len(rewards)} ({names})")
-
-
-def check_rollout_engine(args: SASRConfig) -> None:
-    """Raise `InputError` if rollouts are to be made by vLLM where that cannot work."""
-    if not args.use_vllm:
-        return
-    if find_spec("vllm") is None:
-        raise InputError("use_vllm: vLLM is not installed: pip install vllm, or leave use_vllm out")
-    if args.use_cpu or not torch.accelerator.is_available():
-        raise InputError("use_vllm needs an accelerator, since on a CPU vLLM cannot be given new weights: leave it out")
 
 
 def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstration_rows, directory: Path):

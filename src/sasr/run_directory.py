@@ -78,7 +78,7 @@ def how_to_go_on(directory: Path, step: int) -> str:
 
 @contextmanager
 def failures_told(directory: Path) -> Iterator[None]:
-    """Turns what a disk does to a run at work into a [`RunFailed`] that says what is safe, and how to go on."""
+    """Turns what a disk or a vLLM server does to a run at work into a [`RunFailed`]: what is safe, and how to go on."""
     try:
         yield
     except Diverged:
@@ -88,6 +88,10 @@ def failures_told(directory: Path) -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise RunFailed(f"{where}{error.strerror or error}; {_what_is_safe(directory)}") from error
+    except Exception as error:
+        if not str(error).startswith("Request failed: "):  # TRL's words, in a bare Exception, for what a server refuses
+            raise
+        raise RunFailed(f"the vLLM server refuses. {error}; {_what_is_safe(directory)}") from error
 
 
 def _what_is_safe(directory: Path) -> str:

@@ -22,8 +22,9 @@ from .plan import Comparison, Method, Run, differences
 COMPARISON_FILE = "comparison.yaml"
 
 
-def check_runs(comparison: Comparison) -> None:
-    """Raise `InputError` for the first method, point of a grid or lack of data with which a run would be refused."""
+def check_runs(comparison: Comparison, jobs: int = 1) -> None:
+    """Raise `InputError` for the first method, point of a grid or lack of data with which a run would be refused, when
+    there are so many at a time."""
     if comparison.settings.get("exam_rows") == 0:
         raise InputError("exam_rows is 0: a comparison needs an exam")
     parser = Parser()
@@ -36,7 +37,7 @@ def check_runs(comparison: Comparison) -> None:
         where = f"method {method.name}" + (f" with {tried}" if tried else "")
         check_values(run.point, parser, where)
         try:
-            _check_run(comparison, method, run, asked)
+            _check_run(comparison, method, run, asked, jobs)
         except InputError as error:
             raise InputError(f"{where}: {str(error).removeprefix('config.yaml: ')}") from None
     (first, rows), *others = asked.values()
@@ -45,12 +46,14 @@ def check_runs(comparison: Comparison) -> None:
             raise InputError(f"methods {first} and {other} are examined on different rows: give both the same data")
 
 
-def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str, tuple[str, str]]) -> None:
+def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str, tuple[str, str]], jobs: int) -> None:
     settings = parse(["--output_dir", "unused"], defaults=dict(run.settings))
     args = settings.training
     kinds = args.kinds_of_steps(args.build_schedule())
     if comparison.budget.kind == "rollout_tokens" and not kinds[1]:
         raise InputError("it generates no rollouts, so a budget of rollout tokens never ends: choose another budget")
+    if jobs > 1 and args.use_vllm and args.vllm_mode == "server":
+        raise InputError("vllm_mode server: a server has the weights of one run at a time: give --jobs 1")
     alike = repr((settings.task, kinds))
     if alike not in asked:  # reading rows takes time: once for all that read the same
         asked[alike] = (method.name, _check_rows(settings, args))

@@ -57,7 +57,7 @@ def compare(argv: list[str]) -> int:
     jobs, devices = _jobs(options.jobs)
     directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))
     check.check_directory(directory, comparison)
-    check.check_runs(comparison)
+    check.check_runs(comparison, jobs)
     from sasr.checkpoints import write_atomically
     from sasr.run_directory import claim
 
