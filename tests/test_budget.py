@@ -96,12 +96,26 @@ def test_a_resumed_run_goes_on_counting(tmp_path, monkeypatch):
     settings = {**CONSTANT, "save_steps": 3, "max_seconds": 7.0}
     whole = timed(monkeypatch, toy.trainer(tmp_path, **settings))
     whole.train()
-    assert state_of(tmp_path, 3)["budget"] == {"seconds": 3.0, "spent": False}
+    assert state_of(tmp_path, 3)["budget"] == {"seconds": 3.0, "warmup_seconds": 3.0, "spent": False}
     expected = outcome(tmp_path, 7)
     resumed = timed(monkeypatch, toy.trainer(tmp_path, **settings))
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.state.global_step == 7
     assert_same(outcome(tmp_path, 7), expected)
+
+
+@pytest.mark.parametrize("schedule", [{"schedule": "cosine"}, {"schedule": "sasr", "gamma_schedule": "cosine"}])
+def test_a_cosine_over_the_seconds_is_the_one_over_the_steps(tmp_path, monkeypatch, schedule):
+    steps = toy.trainer(tmp_path / "steps", max_steps=10, **{**CONSTANT, **schedule})
+    steps.train()
+    settings = {**CONSTANT, **schedule, "save_steps": 6, "max_steps": 1000, "max_seconds": 10.0}
+    seconds = timed(monkeypatch, toy.trainer(tmp_path / "seconds", **settings))  # a step takes one
+    seconds.train()
+    expected = toy.history(steps, "sasr/p_sft", "loss")
+    assert toy.history(seconds, "sasr/p_sft", "loss") == expected and len(expected) == 10
+    resumed = timed(monkeypatch, toy.trainer(tmp_path / "seconds", **settings))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "seconds" / "checkpoint-6"))
+    assert toy.history(resumed, "sasr/p_sft", "loss") == expected
 
 
 def test_a_spent_budget_trains_no_further_unless_it_is_raised(tmp_path, monkeypatch):
@@ -136,7 +150,12 @@ def test_save_steps_may_change_on_resume(tmp_path):
         ({"max_seconds": float("nan")}, "max_seconds is nan"),
         ({"max_seconds": 9, "lr_scheduler_type": "cosine"}, "max_seconds .* lr_scheduler_type cosine .* constant"),
         ({"max_rollout_tokens": 9, "lr_scheduler_type": "linear"}, "max_rollout_tokens .* lr_scheduler_type linear"),
-        ({"max_seconds": 9, "schedule": "cosine"}, "max_seconds .* schedule Cosine is spread over all of them"),
+        ({"max_rollout_tokens": 9, "schedule": "cosine"}, "Cosine goes from SFT to GRPO .* another budget"),
+        ({"max_rollout_tokens": 9, "gamma_schedule": "cosine"}, "Sasr goes from SFT .* gamma_schedule constant"),
+        (
+            {"max_seconds": 9, "schedule": "docs/results/rule-study/rules.py:SasrCosine"},
+            "max_seconds .* schedule SasrCosine is spread over all of them",
+        ),
         (
             {"max_seconds": 9, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.1},
             "warmup_steps 0.1 is a share",
@@ -151,9 +170,9 @@ def test_refused(tmp_path, changes, match):
         )  # fmt: skip
 
 
-def test_a_schedule_of_your_own_that_needs_the_number_of_steps(tmp_path):
-    with pytest.raises(InputError, match=r"max_seconds .* schedule Cosine"):
-        toy.trainer(tmp_path, max_seconds=9, more={"schedule": Cosine()}, **CONSTANT)
+def test_a_schedule_of_your_own_that_needs_to_know_how_far_the_run_is(tmp_path):
+    with pytest.raises(InputError, match="Cosine goes from SFT to GRPO"):
+        toy.trainer(tmp_path, max_rollout_tokens=9, more={"schedule": Cosine()}, **CONSTANT)
 
 
 def test_the_clock_of_the_first_process_decides(tmp_path):

@@ -103,7 +103,13 @@ def test_the_cosine_begins_with_sft_and_ends_with_grpo():
     assert sum(shares) / 100 == pytest.approx(0.5, abs=0.01)
     done = Signals(10, 110, 10, 0.5, sft_grad_norm=0.0, warmup_grad_norm=1.0)
     assert rule.probability(done) == 0.0, "SFT has nothing more to give"
-    assert rule.needs_total_steps and not Sasr().needs_total_steps
+    assert rule.needs_progress and not Sasr().needs_progress
+
+
+@given(st.integers(10, 200), st.floats(0, 1))
+def test_progress_is_that_of_what_ends_the_run_first(step, spent):
+    progress = Signals(step, 110, 10, 0.5, spent=spent).progress
+    assert progress == min(max((step - 10) / 100, spent), 1.0)
 
 
 def test_a_norm_that_was_never_measured_is_an_error_not_pure_grpo():

@@ -35,8 +35,13 @@ def check_budget(args: SASRConfig, schedule: Any) -> None:
         raise InputError(f"{unknown_end}, but warmup_steps {args.warmup_steps} is a share of them: give a number")
     if args.curriculum == "easy_to_hard":
         raise InputError(f"{unknown_end}, but curriculum easy_to_hard is spread over all: use another, or max_steps")
+    name = type(schedule).__name__
+    if getattr(schedule, "needs_progress", False) and args.max_rollout_tokens is not None:
+        raise InputError(
+            f"{name} goes from SFT to GRPO as the run goes on, but SFT spends nothing of max_rollout_tokens: take "
+            "another schedule, for sasr gamma_schedule constant, or another budget"
+        )
     if getattr(schedule, "needs_total_steps", False):
-        name = type(schedule).__name__
         raise InputError(f"{unknown_end}, but schedule {name} is spread over all of them: use another, or max_steps")
 
 
@@ -49,11 +54,12 @@ class Budget(TrainerCallback):
     Attributes:
         seconds (`float`): Spent so far by this process, earlier parts of a resumed run included.
         step_seconds (`float`): Of them, those of the last step: its decision, its probes and all that follows.
+        warmup_seconds (`float`): Of them, those of the warm-up.
     """
 
     def __init__(self, trainer: SASRTrainer):
         self.trainer = trainer
-        self.seconds = self.step_seconds = 0.0
+        self.seconds = self.step_seconds = self.warmup_seconds = 0.0
         self._begun = 0.0
         check_budget(trainer.args, trainer.schedule)
         trainer.add_callback(self)
@@ -73,6 +79,8 @@ class Budget(TrainerCallback):
         self.step_seconds = time.monotonic() - self._begun
         self.seconds += self.step_seconds
         self.trainer.work.add_seconds(self.step_seconds)
+        if state.global_step <= self.trainer.tracker.warmup_steps:
+            self.warmup_seconds = self.seconds
         seconds = self.seconds
         if args.max_seconds is not None and args.world_size > 1:
             # Each rank has a clock of its own; all must stop at the same step.
@@ -80,6 +88,14 @@ class Budget(TrainerCallback):
         self.trainer.budget_spent = self._spent(seconds, self.trainer.counts["rollout_tokens"]) is not None
         if self.trainer.budget_spent:
             control.should_training_stop = control.should_save = True
+
+    @property
+    def share(self) -> float:
+        """Share of `max_seconds` that is spent since the warm-up, in [0, 1]; 0 without such a budget."""
+        limit = self.trainer.args.max_seconds
+        if limit is None or limit <= self.warmup_seconds:
+            return 0.0
+        return min((self.seconds - self.warmup_seconds) / (limit - self.warmup_seconds), 1.0)
 
     def _spent(self, seconds: float, rollout_tokens: int) -> str | None:
         for name, value in zip(SETTINGS, (seconds, rollout_tokens), strict=True):
@@ -99,11 +115,12 @@ class Budget(TrainerCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return {"seconds": self.seconds, "spent": self.trainer.budget_spent}
+        return {"seconds": self.seconds, "warmup_seconds": self.warmup_seconds, "spent": self.trainer.budget_spent}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of a checkpoint."""
         self.seconds = _seconds_of(state)
+        self.warmup_seconds = float(state.get("budget", {}).get("warmup_seconds", 0.0))
         self.trainer.budget_spent = self.is_spent(state)
 
 

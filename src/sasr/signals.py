@@ -86,7 +86,9 @@ class SignalTracker:
             norm = self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
         return None if norm is None else max(norm, 0.0)
 
-    def signals(self, seed: int, step: int, total_steps: int, failed_batches: float = 0.0) -> Signals:
+    def signals(
+        self, seed: int, step: int, total_steps: int, failed_batches: float = 0.0, spent: float = 0.0
+    ) -> Signals:
         """The signals of the step about to be taken."""
         return Signals(
             step=step,
@@ -98,6 +100,7 @@ class SignalTracker:
             divergence=self.divergence,
             entropy=self.entropy,
             failed_batches=failed_batches,
+            spent=spent,
         )
 
     def state_dict(self) -> dict[str, Any]:

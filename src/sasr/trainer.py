@@ -170,8 +170,8 @@ class SASRTrainer(ObservedGRPOTrainer):
         return self.draw_batches(num_batches), None
 
     def _decide(self) -> StepPlan:
-        step, waiting = self.state.global_step, self.selection.waiting_batches
-        plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting))
+        step, waiting, spent = self.state.global_step, self.selection.waiting_batches, self.budget.share
+        plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting, spent))
         plan = safeguards.adjusted(self, plan)
         if plan.demonstrations == "all":
             plan = replace(plan, demonstrations=self.args.sft_questions)

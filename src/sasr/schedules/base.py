@@ -26,6 +26,7 @@ class Signals:
         entropy (`float` or `None`): Mean entropy of the policy's next-token distribution in the last step, nats per
             token: over the rollouts if it had any, else over the demonstrations; `None` before the first step.
         failed_batches (`float`): SFT batches that the waiting failed questions would fill.
+        spent (`float`): Share of a budget of seconds that is spent since the warm-up, in [0, 1]; 0 without one.
     """
 
     step: int
@@ -37,6 +38,14 @@ class Signals:
     divergence: float | None = None
     entropy: float | None = None
     failed_batches: float = 0.0
+    spent: float = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of what follows the warm-up that is over, in [0, 1]: of the steps, or of the seconds, whichever end the
+        run sooner."""
+        steps = (self.step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        return min(max(steps, self.spent), 1.0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ class Schedule(Protocol):
 
     needs_warmup: ClassVar[bool]
     """The rule reads `warmup_grad_norm`, so a warm-up of at least one step is required. A rule that reads `total_steps`
-    has `needs_total_steps = True` as well: then the run cannot end on a budget of seconds or tokens."""
+    has `needs_total_steps = True` as well: then the run cannot end on a budget of seconds or tokens. One that reads
+    `progress` has `needs_progress = True`: then it cannot end on one of tokens, which SFT steps do not spend."""
 
     def plan(self, signals: Signals) -> StepPlan:
         """The plan of one step after the warm-up. Raises `ValueError` when a signal that it needs is missing."""

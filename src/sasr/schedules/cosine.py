@@ -11,11 +11,11 @@ from .base import Signals, StepPlan, coin
 
 @dataclass(frozen=True)
 class Cosine:
-    """p_t = (1 + cos(pi t / T)) / 2 over the T steps after the warm-up, t from 0: from 1 down to almost 0, half on
-    average."""
+    """p_t = (1 + cos(pi t / T)) / 2 over the T steps (or seconds) after the warm-up, t from 0: from 1 down to almost 0,
+    half on average."""
 
     needs_warmup: ClassVar[bool] = False
-    needs_total_steps: ClassVar[bool] = True
+    needs_progress: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
         return coin(cosine_share(signals), signals)
@@ -25,7 +25,5 @@ class Cosine:
 
 
 def cosine_share(signals: Signals) -> float:
-    """(1 + cos(pi t / T)) / 2 in [0, 1], t of the T steps after the warm-up being over."""
-    length = max(signals.total_steps - signals.warmup_steps, 1)
-    progress = min((signals.step - signals.warmup_steps) / length, 1.0)
-    return (1 + math.cos(math.pi * progress)) / 2
+    """(1 + cos(pi t)) / 2 in [0, 1], t being the share of what follows the warm-up that is over."""
+    return (1 + math.cos(math.pi * signals.progress)) / 2

@@ -19,8 +19,8 @@ class Sasr:
     more likely; d_t adds the drift from the reference policy.
 
     With `gamma_schedule` `"cosine"` gamma becomes gamma (1 - c_t) / c_t, c_t falling from 1 to 0 along a cosine over
-    the steps after the warm-up: the odds of the rule times those of the cosine schedule. A run then begins with SFT and
-    ends with GRPO from whatever warm-up it had, and the signal shifts what lies between.
+    the steps (or seconds) after the warm-up: the odds of the rule times those of the cosine schedule. A run then begins
+    with SFT and ends with GRPO from whatever warm-up it had, and the signal shifts what lies between.
 
     Args:
         gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
@@ -36,8 +36,8 @@ class Sasr:
     needs_warmup: ClassVar[bool] = True
 
     @property
-    def needs_total_steps(self) -> bool:
-        """The cosine must know where the run ends."""
+    def needs_progress(self) -> bool:
+        """The cosine must know how far the run is."""
         return self.gamma_schedule == "cosine"
 
     def plan(self, signals: Signals) -> StepPlan:
