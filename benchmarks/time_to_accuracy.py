@@ -30,7 +30,8 @@ def methods(steps: int, warmup: int, chord_rate: float, switches: list[int]) -> 
     def chosen(name: str, warmup: int, *more: str) -> list[str]:
         return ["--schedule", name, "--sft_warmup_steps", str(min(warmup, steps - 1)), *more]
 
-    found = {"sasr": chosen("sasr", warmup), "sft": chosen("sft", warmup), "grpo": chosen("grpo", 0)}
+    paper = ("--gamma_schedule", "constant")
+    found = {"sasr": chosen("sasr", warmup, *paper), "sft": chosen("sft", warmup), "grpo": chosen("grpo", 0)}
     # Both losses at one rate: its own, between those of SFT and GRPO.
     mixed = ("--mu_decay_steps", str(steps // 3), "--learning_rate", str(chord_rate))
     found["chord_mu"] = chosen("chord_mu", warmup, *mixed)

@@ -136,6 +136,14 @@ def test_a_spent_budget_trains_no_further_unless_it_is_raised(tmp_path, monkeypa
     assert_same(outcome(tmp_path, 12)["weights"], outcome(tmp_path / "whole", 12)["weights"])
 
 
+@pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"schedule": "sasr", "gamma_schedule": "cosine"}])
+def test_a_run_that_is_spread_over_its_length_cannot_be_made_longer(tmp_path, settings):
+    settings = {**CONSTANT, "save_steps": 3, **settings}
+    toy.trainer(tmp_path, max_steps=6, **settings).train()
+    with pytest.raises(InputError, match="max_steps: 6 then, 10 now"):
+        toy.trainer(tmp_path, max_steps=10, **settings).train(resume_from_checkpoint=True)
+
+
 def test_save_steps_may_change_on_resume(tmp_path):
     toy.trainer(tmp_path, max_steps=6, **{**CONSTANT, "save_steps": 3}).train()
     toy.trainer(tmp_path, max_steps=10, **{**CONSTANT, "save_steps": 2}).train(resume_from_checkpoint=True)

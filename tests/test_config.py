@@ -176,12 +176,13 @@ def test_recipes_parse(recipe, tmp_path):
 
 def test_a_schedule_by_flag_takes_nothing_from_the_recipe_s_own(tmp_path):
     out = ["--config", "gsm8k", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
-    assert parse(out).training.gamma_schedule == "cosine"
-    assert parse([*out, "--schedule", "sasr"]).training.gamma_schedule == "cosine"
+    out[1] = "paper"
+    assert parse(out).training.gamma_schedule == "constant"
+    assert parse([*out, "--schedule", "sasr"]).training.gamma_schedule == "constant"
     static = parse([*out, "--schedule", "static"]).training
-    assert (static.schedule, static.gamma_schedule) == ("static", "constant")
+    assert (static.schedule, static.gamma_schedule) == ("static", "cosine"), "the default"
     with pytest.raises(InputError, match="gamma_schedule is a setting of schedule sasr"):
-        parse([*out, "--schedule", "static", "--gamma_schedule", "cosine"])
+        parse([*out, "--schedule", "static", "--gamma_schedule", "constant"])
 
 
 def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):

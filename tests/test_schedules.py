@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,9 @@ norms = st.floats(0, 1e6, allow_nan=False)
 positive = st.floats(1e-6, 1e6)
 
 
+paper = partial(Sasr, gamma_schedule="constant")
+
+
 def signals(step=10, u=0.5, last=1.0, warmup=1.0, divergence=None, warmup_steps=5) -> Signals:
     return Signals(step, 100, warmup_steps, u, last, warmup, divergence)
 
@@ -46,17 +50,17 @@ def signals(step=10, u=0.5, last=1.0, warmup=1.0, divergence=None, warmup_steps=
 @pytest.mark.parametrize(
     ("rule", "last", "warmup", "divergence", "expected"),
     [
-        (Sasr(), 1.0, 1.0, None, 0.5),
-        (Sasr(gamma=3.0), 1.0, 1.0, None, 0.25),  # 1 / (1 + gamma)
-        (Sasr(), 0.5, 2.0, None, 0.2),  # 0.5 / (0.5 + 2)
-        (Sasr(gamma=0.5), 3.0, 2.0, None, 0.75),  # 3 / (3 + 0.5 * 2)
-        (Sasr(divergence_weight=0.5, divergence_target=0.1), 1.0, 2.0, 0.3, 1.75 / 2.75),  # s = .5 * .5 + .5 * 3
-        (Sasr(divergence_weight=1.0, divergence_target=0.2), 9.0, 1.0, 0.1, 0.5 / 1.5),  # the norm has no weight
-        (Sasr(divergence_weight=1.0, divergence_target=0.2), None, None, 0.2, 0.5),
-        (Sasr(divergence_weight=0.5), 1.0, 1.0, -0.01, 0.5 / 1.5),  # a noisy estimate below 0 counts as 0
-        (Sasr(), 0.0, 1.0, None, 0.0),
-        (Sasr(), 1.0, 0.0, None, 1.0),  # the limit of a vanishing warm-up norm
-        (Sasr(), 0.0, 0.0, None, 0.0),
+        (paper(), 1.0, 1.0, None, 0.5),
+        (paper(gamma=3.0), 1.0, 1.0, None, 0.25),  # 1 / (1 + gamma)
+        (paper(), 0.5, 2.0, None, 0.2),  # 0.5 / (0.5 + 2)
+        (paper(gamma=0.5), 3.0, 2.0, None, 0.75),  # 3 / (3 + 0.5 * 2)
+        (paper(divergence_weight=0.5, divergence_target=0.1), 1.0, 2.0, 0.3, 1.75 / 2.75),  # s = .5 * .5 + .5 * 3
+        (paper(divergence_weight=1.0, divergence_target=0.2), 9.0, 1.0, 0.1, 0.5 / 1.5),  # the norm has no weight
+        (paper(divergence_weight=1.0, divergence_target=0.2), None, None, 0.2, 0.5),
+        (paper(divergence_weight=0.5), 1.0, 1.0, -0.01, 0.5 / 1.5),  # a noisy estimate below 0 counts as 0
+        (paper(), 0.0, 1.0, None, 0.0),
+        (paper(), 1.0, 0.0, None, 1.0),  # the limit of a vanishing warm-up norm
+        (paper(), 0.0, 0.0, None, 0.0),
     ],
 )
 def test_sasr_probability_by_hand(rule, last, warmup, divergence, expected):
@@ -67,7 +71,7 @@ def test_sasr_probability_by_hand(rule, last, warmup, divergence, expected):
 @given(last=norms, warmup=positive, gamma=positive)
 def test_zero_divergence_weight_is_the_gradient_norm_rule(last, warmup, gamma):
     """s / (s + gamma) with s = g / g_w is g / (g + gamma * g_w)."""
-    p = Sasr(gamma).probability(signals(last=last, warmup=warmup, divergence=7.0))
+    p = paper(gamma).probability(signals(last=last, warmup=warmup, divergence=7.0))
     assert p == pytest.approx(last / (last + gamma * warmup), rel=1e-9)
     assert 0 <= p <= 1
 
@@ -75,7 +79,7 @@ def test_zero_divergence_weight_is_the_gradient_norm_rule(last, warmup, gamma):
 @given(low=norms, high=norms, warmup=positive, gamma=positive, d=st.floats(0, 10), w=st.floats(0, 0.99))
 def test_probability_grows_with_the_norm_and_with_the_divergence(low, high, warmup, gamma, d, w):
     low, high = sorted((low, high))
-    rule = Sasr(gamma, divergence_weight=w)
+    rule = paper(gamma, divergence_weight=w)
     assert rule.probability(signals(last=low, warmup=warmup, divergence=d)) <= rule.probability(
         signals(last=high, warmup=warmup, divergence=d)
     )
@@ -88,13 +92,13 @@ def test_probability_grows_with_the_norm_and_with_the_divergence(low, high, warm
 def test_the_cosine_multiplies_the_odds(last, warmup, gamma, step):
     """p / (1 - p) is that of the constant rule times that of the cosine schedule."""
     signals = Signals(step, 110, 10, 0.5, sft_grad_norm=last, warmup_grad_norm=warmup)
-    rule = Sasr(gamma=gamma, gamma_schedule="cosine")
-    c, p = Cosine().plan(signals).sft_probability, Sasr(gamma=gamma).probability(signals)
+    rule = Sasr(gamma=gamma)
+    c, p = Cosine().plan(signals).sft_probability, paper(gamma=gamma).probability(signals)
     assert rule.probability(signals) == pytest.approx(p * c / (p * c + (1 - p) * (1 - c)), rel=1e-9)
 
 
 def test_the_cosine_begins_with_sft_and_ends_with_grpo():
-    rule = Sasr(gamma_schedule="cosine")
+    rule = Sasr()
     shares = [
         rule.probability(Signals(step, 110, 10, 0.5, sft_grad_norm=1.0, warmup_grad_norm=1.0))
         for step in range(10, 110)
@@ -103,7 +107,7 @@ def test_the_cosine_begins_with_sft_and_ends_with_grpo():
     assert sum(shares) / 100 == pytest.approx(0.5, abs=0.01)
     done = Signals(10, 110, 10, 0.5, sft_grad_norm=0.0, warmup_grad_norm=1.0)
     assert rule.probability(done) == 0.0, "SFT has nothing more to give"
-    assert rule.needs_progress and not Sasr().needs_progress
+    assert rule.needs_progress and not paper().needs_progress
 
 
 @given(st.integers(10, 200), st.floats(0, 1))
@@ -114,9 +118,9 @@ def test_progress_is_that_of_what_ends_the_run_first(step, spent):
 
 def test_a_norm_that_was_never_measured_is_an_error_not_pure_grpo():
     with pytest.raises(ValueError, match="no SFT gradient norm was measured"):
-        Sasr().plan(signals(last=None, warmup=None))
+        paper().plan(signals(last=None, warmup=None))
     with pytest.raises(ValueError, match="no divergence was measured"):
-        Sasr(divergence_weight=0.5).plan(signals(divergence=None))
+        paper(divergence_weight=0.5).plan(signals(divergence=None))
 
 
 def test_draws_are_uniform_and_a_function_of_seed_and_step():
@@ -274,7 +278,7 @@ def test_methods_need_both_kinds_of_data_unless_all_is_warmup(rule):
 
 def test_sasr_in_expectation_is_the_mixture_with_mu_equal_p():
     """E[step gradient] = p g_SFT + (1 - p) g_GRPO, over the draws, for any two gradients."""
-    rule, g_sft, g_grpo = Sasr(gamma=0.7), 3.0, -1.0
+    rule, g_sft, g_grpo = paper(gamma=0.7), 3.0, -1.0
     plans = [rule.plan(signals(u=draw(0, step), last=1.3, warmup=1.0)) for step in range(20_000)]
     mean = sum(plan.sft_weight * g_sft + plan.grpo_weight * g_grpo for plan in plans) / len(plans)
     p = plans[0].sft_probability

@@ -77,7 +77,10 @@ def settings(output_dir: Path, **changes: Any) -> SASRConfig:
         "use_cpu": True,
         "seed": 3,
     }
-    return SASRConfig(output_dir=str(output_dir), **{**values, **changes})
+    values |= changes
+    if values["schedule"] == "sasr":  # the paper's, with which few steps have some of both kinds
+        values.setdefault("gamma_schedule", "constant")
+    return SASRConfig(output_dir=str(output_dir), **values)
 
 
 def trainer(

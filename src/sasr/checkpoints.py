@@ -122,13 +122,23 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    if key not in then or then[key] == now[key]:
+    if key not in then or then[key] == now[key] or _is_spread(now):
         return False
     if key in ("max_seconds", "max_rollout_tokens"):
         return now[key] is None or (then[key] is not None and now[key] > then[key])
     # With a constant learning rate nothing before the old end depends on where the end is.
     constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
     return key == "max_steps" and constant and now[key] > then[key]
+
+
+def _is_spread(settings: Mapping[str, Any]) -> bool:
+    """What a step does depends on how far it is from the end."""
+    schedule = settings.get("schedule")
+    return (
+        schedule == "cosine"
+        or (schedule == "sasr" and settings.get("gamma_schedule") == "cosine")
+        or settings.get("curriculum") == "easy_to_hard"
+    )
 
 
 def _short(value: Any) -> str:

@@ -70,9 +70,9 @@ class SASRConfig(GRPOConfig):
         gamma (`float`, *optional*, defaults to `1.0`):
             `"sasr"`: pull towards GRPO, > 0. p_sft = 1 / (1 + gamma) while the SFT gradient norm stays at its warm-up
             level.
-        gamma_schedule (`str`, *optional*, defaults to `"constant"`):
-            `"sasr"`: `"cosine"` lets the pull grow from none to all over the steps after the warm-up, along a cosine,
-            so that a run ends with GRPO whatever its warm-up was.
+        gamma_schedule (`str`, *optional*, defaults to `"cosine"`):
+            `"sasr"`: `"cosine"` lets the pull grow from none to all over the steps (or seconds) after the warm-up,
+            along a cosine, so that a run ends with GRPO whatever its warm-up was. `"constant"` is the paper's.
         divergence_weight (`float`, *optional*, defaults to `0.0`):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
@@ -179,7 +179,7 @@ class SASRConfig(GRPOConfig):
     hint_steps: int = setting(300, "uft: steps after the warm-up over which the hints shrink.")
     hint_weight: float = setting(0.001, "uft: weight of the likelihood of the hints' tokens.")
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
-    gamma_schedule: str = setting("constant", "sasr: constant, or cosine, a pull that grows over the run.")
+    gamma_schedule: str = setting("cosine", "sasr: cosine, a pull that grows over the run, or constant, the paper's.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
     sft_questions: str = setting("all", "Demonstrations of SFT steps: all in turn, or failed questions first.")

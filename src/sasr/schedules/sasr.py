@@ -26,13 +26,13 @@ class Sasr:
         gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
         divergence_weight (`float`): w in [0, 1].
         divergence_target (`float`): d_target > 0, nats per token: the drift that counts as much as g_last = g_warmup.
-        gamma_schedule (`str`): `"constant"`, the paper's, or `"cosine"`.
+        gamma_schedule (`str`): `"cosine"`, or `"constant"`, the paper's.
     """
 
     gamma: float = 1.0
     divergence_weight: float = 0.0
     divergence_target: float = 0.1
-    gamma_schedule: str = "constant"
+    gamma_schedule: str = "cosine"
     needs_warmup: ClassVar[bool] = True
 
     @property
