@@ -64,7 +64,7 @@ def gather(part: str) -> dict[str, Values]:
     """The rounds of each task together."""
     found: dict[str, Values] = {}
     for task in TASKS:
-        for name in (task, *(f"{task}-{n}" for n in (2, 3, 4))):
+        for name in (task, *(f"{task}-{n}" for n in (2, 3, 4, 5))):
             path = HERE / part / f"{name}.json"
             if not path.exists():
                 continue
