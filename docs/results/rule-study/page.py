@@ -21,9 +21,16 @@ TASKS = {
     "poor": "half of the demonstrations wrong",
     "harder": "only the easiest third demonstrated",
 }
-FOUND = {"static-agreement": "tab:red", "sasr-agreement": "tab:purple", "sasr-cosine-20": "tab:green"}
+FAMILIES = {"static": "tab:orange", "sasr": "tab:blue", "sasr-cosine": "tab:green"}
+FOUND = {"static-agreement": "tab:orange", "sasr-cosine-agreement": "tab:green"}
 PAIRS = (
     ("sasr-cosine-20", "sasr-60"),
+    ("sasr-cosine-60", "sasr-60"),
+    ("sasr-cosine-60", "static-60"),
+    ("sasr-cosine-60", "static-100"),
+    ("sasr-cosine-60", "sasr-cosine-20"),
+    ("sasr-cosine-agreement", "static-agreement"),
+    ("sasr-cosine-agreement", "cosine-agreement"),
     ("sasr-cosine-20", "cosine-20"),
     ("sasr-cosine-20", "static-60"),
     ("static-agreement", "static-60"),
@@ -37,9 +44,11 @@ SUMMARY = {
     "static-60": ("static", "60"),
     "sft": ("SFT alone", ""),
     "sasr-60": ("SASR, constant pull: the paper's rule", "60"),
-    "sasr-cosine-20": ("SASR, `gamma_schedule: cosine`", "20"),
-    "static-agreement": ("static, `sft_warmup_steps: auto`", "found: 60 to 70"),
-    "sasr-agreement": ("SASR, the same, `sft_norm: repeatable`", "found: 60 to 70"),
+    "sasr-cosine-60": ("SASR, a pull that grows: the default", "60"),
+    "sasr-cosine-20": ("SASR, the same", "20"),
+    "sasr-cosine-agreement": ("SASR, the same, `sft_warmup_steps: auto`", "found: 60 to 90"),
+    "static-agreement": ("static, `sft_warmup_steps: auto`", "found: 60 to 90"),
+    "sasr-agreement": ("SASR, constant pull, `auto`, `sft_norm: repeatable`", "found: 60 to 90"),
 }
 # What the methods of the second round are called beside those of the others.
 RENAMED = {
@@ -155,7 +164,7 @@ def draw(part: str, axes) -> None:
     for ax in axes[len(tasks) :]:
         ax.set_visible(False)
     for ax, (task, values) in zip(axes, tasks.items(), strict=False):
-        for family, colour in (("static", "tab:orange"), ("sasr", "tab:blue")):
+        for family, colour in FAMILIES.items():
             found = {int(n): m for m in values if (n := m.removeprefix(family + "-")).isdigit()}
             xs = sorted(found)
             runs = [list(values[found[x]].values()) for x in xs]
