@@ -51,7 +51,7 @@ FLAGS = {
     "budget-bare": (["--budget", "300"], ["'300'", "write steps=N"]),
     "budget-shorter-than-warm-up": (["--budget", "steps=1"], ["sft_warmup_steps (2)", "max_steps 1"]),
     "tokens-without-rollouts": (["--budget", "rollout_tokens=50"], ["method sft", "no rollouts", "another budget"]),
-    "seconds-and-cosine": (["--budget", "seconds=9", "--methods", "cosine"], ["method cosine", "max_seconds"]),
+    "tokens-and-cosine": (["--budget", "rollout_tokens=9", "--methods", "cosine"], ["method cosine", "another budget"]),
     "baseline": (["--baseline", "grpo"], ["unknown baseline 'grpo'", "static"]),
     "jobs-0": (["--jobs", "0"], ["--jobs is 0", "from 1"]),
     "jobs-of-one-server": (
