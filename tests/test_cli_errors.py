@@ -105,7 +105,7 @@ FLAGS = {
     "max-seconds": (["--max_seconds", "0"], ["max_seconds is 0.0", "above 0"]),
     "max-rollout-tokens": (["--max_rollout_tokens", "-1"], ["max_rollout_tokens is -1", "above 0"]),
     "budget-shape": (["--max_seconds", "9", "--lr_scheduler_type", "cosine"], ["max_seconds", "cosine", "to constant"]),
-    "budget-schedule": (["--max_rollout_tokens", "9", "--schedule", "cosine"], ["max_rollout_tokens", "Cosine", "another"]),
+    "budget-schedule": (["--max_rollout_tokens", "9", "--schedule", "cosine"], ["max_rollout_tokens", "other budget"]),
     "temperature": (["--temperature", "0"], ["temperature is 0"]),
     "dtype": (["--dtype", "float33"], ["float33", "bfloat16"]),
     "8-bit": (["--load_in_8bit"], ["load_in_8bit is not supported", "load_in_4bit"]),
