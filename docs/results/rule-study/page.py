@@ -121,6 +121,22 @@ def table(part: str) -> list[str]:
     return lines
 
 
+def labels() -> list[str]:
+    """pass@1 against the number of questions with a demonstration; few.yaml and all.yaml have two of the points."""
+    found = {int(path.stem): read(path) for path in (HERE / "labels").glob("*.json")}
+    design = gather("design")
+    found |= {100: design["few"], 4000: design["all"]}
+    methods = ("sft", "static-60", "static-100", "sasr-60", "sasr-cosine-60")
+    lines = ["| demonstrations of 4,000 | " + " | ".join(f"`{m}`" for m in methods) + " |", "|---" * 6 + "|"]
+    for count in sorted(found):
+        runs = [list(found[count][m].values()) if m in found[count] else [] for m in methods]
+        best = max(mean(r) for r in runs if r)
+        cells = [shown(mean(r), interval(r)) if r else "" for r in runs]
+        cells = [f"**{cell}**" if r and mean(r) == best else cell for r, cell in zip(runs, cells, strict=True)]
+        lines.append(f"| {count} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def summary() -> list[str]:
     """Of the methods that matter to a user: what each loses to the best static in both parts."""
     lines = [
@@ -190,6 +206,7 @@ def main() -> None:
     tables = "\n\n".join("\n".join(make(part)) for part in parts for make in (table, pairs))
     (HERE / "table.md").write_text(tables + "\n", encoding="utf-8")
     insert(HERE.parents[1] / "rule-study.md", "tables", tables.splitlines())
+    insert(HERE.parents[1] / "rule-study.md", "labels", labels())
     insert(HERE.parents[2] / "README.md", "table", summary())
     figure, grid = plt.subplots(len(parts), 4, figsize=(13, 3 * len(parts)), layout="constrained", squeeze=False)
     for part, axes in zip(parts, grid, strict=True):
