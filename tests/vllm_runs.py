@@ -88,7 +88,8 @@ def differences(name, break_at=None):
     kinds = [grpo for grpo, _ in whole]
     assert {(False, True), (True, True)} <= set(pairwise(kinds))
     assert max(value for grpo, value in whole if grpo) < 1e-3
-    assert max(value for grpo, value in broken if grpo) > 1, "the figure shows weights that were not taken over"
+    # How much depends on what a server samples, which has a random state of its own: 0.9 to 3 have been seen.
+    assert max(value for grpo, value in broken if grpo) > 0.1, "the figure shows weights that were not taken over"
 
 
 def free_port() -> int:
