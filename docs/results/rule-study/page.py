@@ -21,7 +21,11 @@ TASKS = {
     "poor": "half of the demonstrations wrong",
     "harder": "only the easiest third demonstrated",
 }
-FAMILIES = {"static": "tab:orange", "sasr": "tab:blue", "sasr-cosine": "tab:green"}
+FAMILIES = {
+    "static": ("static", "tab:orange"),
+    "sasr": ("SASR, constant pull", "tab:blue"),
+    "sasr-cosine": ("SASR, growing pull", "tab:green"),
+}
 FOUND = {"static-agreement": "tab:orange", "sasr-cosine-agreement": "tab:green"}
 PAIRS = (
     ("sasr-cosine-20", "sasr-60"),
@@ -180,15 +184,15 @@ def draw(part: str, axes) -> None:
     for ax in axes[len(tasks) :]:
         ax.set_visible(False)
     for ax, (task, values) in zip(axes, tasks.items(), strict=False):
-        for family, colour in FAMILIES.items():
+        for family, (label, colour) in FAMILIES.items():
             found = {int(n): m for m in values if (n := m.removeprefix(family + "-")).isdigit()}
             xs = sorted(found)
             runs = [list(values[found[x]].values()) for x in xs]
             ax.fill_between(xs, *np.array([interval(r) for r in runs]).T, color=colour, alpha=0.15, lw=0)
-            ax.plot(xs, [mean(r) for r in runs], "o-", color=colour, label=f"{family}, fixed warm-up", ms=4)
+            ax.plot(xs, [mean(r) for r in runs], "o-", color=colour, label=label, ms=4)
         for method, colour in FOUND.items():
             if method in values:
-                ax.axhline(mean(list(values[method].values())), color=colour, lw=1.2, ls="--", label=method)
+                ax.axhline(mean(list(values[method].values())), color=colour, lw=1.2, ls="--", label=f"{method} (auto)")
         ax.set(title=f"{part}: {TASKS[task]}", xlabel="warm-up steps of 140", ylim=(0, None))
         ax.title.set_fontsize(9)
     axes[0].set_ylabel("pass@1, 95% interval")
