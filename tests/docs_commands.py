@@ -112,8 +112,8 @@ def run_check(words: tuple[str, ...]) -> None:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     program, *rest = words
-    checks = {"make": _make, "pip": _pip, "python": _python, "torchrun": _torchrun, "accelerate": _accelerate}
-    checks["vllm"] = _vllm
+    checks = {"make": _make, "pip": _pip, "python": _python, "vllm": _vllm}
+    checks |= {"torchrun": _torchrun, "accelerate": _accelerate}
     if program == "sasr":
         _sasr(rest)
     else:

@@ -64,8 +64,9 @@ for answer, heard in said.items():
     assert json.loads((tmp_path / "said.json").read_text()) == {answer: [[answer] * 8] * 2 for answer in ("77", "35")}
 
 
-def check_weights_at_each_rollout(run: Callable[[Path, str], None], tmp_path: Path) -> None:
-    """vLLM's log-probabilities of what it samples are the trainer's, whichever kinds of steps came before."""
+def check_weights_at_each_rollout(run: Callable[[Path, str], None], tmp_path: Path, least: float = 1.0) -> None:
+    """vLLM's log-probabilities of what it samples are the trainer's, whichever kinds of steps came before; with weights
+    that are not taken over they are off by more than `least`."""
     run(
         tmp_path,
         """
@@ -88,8 +89,7 @@ def differences(name, break_at=None):
     kinds = [grpo for grpo, _ in whole]
     assert {(False, True), (True, True)} <= set(pairwise(kinds))
     assert max(value for grpo, value in whole if grpo) < 1e-3
-    # How much depends on what a server samples, which has a random state of its own: 0.9 to 3 have been seen.
-    assert max(value for grpo, value in broken if grpo) > 0.1, "the figure shows weights that were not taken over"
+    assert max(value for grpo, value in broken if grpo) > least, "the figure shows weights that were not taken over"
 
 
 def free_port() -> int:

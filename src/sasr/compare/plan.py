@@ -226,13 +226,9 @@ def warmup_path(settings: Values) -> str | None:
 def _warmup_run(run: Run) -> Run:
     """The warm-up alone, by the recipe of the first run that it serves."""
     assert run.warmup is not None
-    idle = {
-        "beta",
-        "reference_model",
-        "max_seconds",
-        "max_rollout_tokens",
-    }  # what schedule sft refuses, or could end it
-    idle |= {"rollouts_ahead", "sft_questions", "failed_threshold", "failed_decay", "on_collapse"}
+    # What schedule sft refuses, or what could end the run sooner.
+    idle = {"beta", "reference_model", "max_seconds", "max_rollout_tokens", "rollouts_ahead"}
+    idle |= {"sft_questions", "failed_threshold", "failed_decay", "on_collapse"}
     idle |= settings_of_other_schedules("sft").keys()
     kept = {name: value for name, value in run.settings.items() if name not in idle}
     alone = {"schedule": "sft", "max_steps": int(kept["sft_warmup_steps"]), "exam_at": [], "exam_split": "test"}
