@@ -136,7 +136,15 @@ def test_a_spent_budget_trains_no_further_unless_it_is_raised(tmp_path, monkeypa
     assert_same(outcome(tmp_path, 12)["weights"], outcome(tmp_path / "whole", 12)["weights"])
 
 
-@pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"schedule": "sasr", "gamma_schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": "cosine"},
+        {"schedule": "sasr", "gamma_schedule": "cosine"},
+        {"schedule": "docs/results/rule-study/rules.py:SasrCosine"},
+        {"schedule": "sasr", "gamma_schedule": "constant", "curriculum": "easy_to_hard"},
+    ],
+)
 def test_a_run_that_is_spread_over_its_length_cannot_be_made_longer(tmp_path, settings):
     settings = {**CONSTANT, "save_steps": 3, **settings}
     toy.trainer(tmp_path, max_steps=6, **settings).train()

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import sasr.cli
 import toy
 from sasr import InputError, engine_checks
-from sasr.checkpoints import adapter_settings
+from sasr.checkpoints import model_facts
 from sasr.models import load_model
 from sasr.quantised import config_of
 from sasr.work import Work
@@ -180,9 +180,7 @@ def test_the_weights_are_counted_not_their_bytes(tmp_path, base):
     assert vars(Work(whole, 1)) == vars(Work(quarter, 1))
     bytes_of = [sum(p.nbytes for n, p in m.named_parameters() if "proj.base" in n) for m in (whole, quarter)]
     assert bytes_of[0] == 8 * bytes_of[1], "32 bits and 4"
-    assert adapter_settings(quarter)["quantization"] == "4 bit nf4, nested" and not adapter_settings(whole).get(
-        "quantization"
-    )
+    assert model_facts(quarter)["quantization"] == "4 bit nf4, nested" and not model_facts(whole).get("quantization")
 
 
 def test_not_in_pieces(tmp_path, base):

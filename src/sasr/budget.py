@@ -45,6 +45,13 @@ def check_budget(args: SASRConfig, schedule: Any) -> None:
         raise InputError(f"{unknown_end}, but schedule {name} is spread over all of them: use another, or max_steps")
 
 
+def depends_on_length(args: SASRConfig, schedule: Any) -> bool:
+    """Whether what a step does depends on how far it is from the end, so that a longer run is another one from its
+    first step on."""
+    marks = ("needs_progress", "needs_total_steps")
+    return args.curriculum == "easy_to_hard" or any(getattr(schedule, mark, False) for mark in marks)
+
+
 class Budget(TrainerCallback):
     """Counts the seconds inside optimizer steps, and stops the run after the step in which a budget is spent.
 

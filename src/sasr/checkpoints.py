@@ -71,12 +71,13 @@ def fingerprint(settings: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
     return json.loads(json.dumps({**kept, **extra}, sort_keys=True, default=str))
 
 
-def adapter_settings(model) -> dict[str, Any]:
-    """Every setting of the PEFT adapters that decides what is computed, such as `lora_alpha`, and how the model below
-    them is quantised."""
+def model_facts(model) -> dict[str, Any]:
+    """A model's size and dtype, every setting of its PEFT adapters that decides what is computed, such as `lora_alpha`,
+    and how the model below them is quantised."""
     from .quantised import facts  # torch, which `sasr runs` does without
 
-    found: dict[str, Any] = {**facts(getattr(model.config, "quantization_config", None))}
+    found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters()), "dtype": str(model.dtype)}
+    found |= facts(getattr(model.config, "quantization_config", None))
     for name, config in getattr(model, "peft_config", {}).items():
         prefix = "" if name == "default" else f"{name}."
         for key, value in config.to_dict().items():
@@ -96,7 +97,8 @@ def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def check_same_run(checkpoint: Path, now: Mapping[str, Any]) -> None:
     """Raise `InputError` if the checkpoint was written by a run with another fingerprint. Keys that `now` lacks are
-    not compared, so that the settings can be checked before the data and the model are loaded."""
+    not compared, so that the settings can be checked before the data and the model are loaded. A run may be made
+    longer, unless it `depends_on_length` ([`budget.depends_on_length`])."""
     then = read_state(checkpoint)["fingerprint"]
     check_whole(checkpoint)
     shown = _differences(then, {key: now[key] for key in now if not _extends(key, then, now)})
@@ -122,23 +124,13 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    if key not in then or then[key] == now[key] or _is_spread(now):
+    if key not in then or then[key] == now[key] or now.get("depends_on_length"):
         return False
     if key in ("max_seconds", "max_rollout_tokens"):
         return now[key] is None or (then[key] is not None and now[key] > then[key])
     # With a constant learning rate nothing before the old end depends on where the end is.
     constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
     return key == "max_steps" and constant and now[key] > then[key]
-
-
-def _is_spread(settings: Mapping[str, Any]) -> bool:
-    """What a step does depends on how far it is from the end."""
-    schedule = settings.get("schedule")
-    return (
-        schedule == "cosine"
-        or (schedule == "sasr" and settings.get("gamma_schedule") == "cosine")
-        or settings.get("curriculum") == "easy_to_hard"
-    )
 
 
 def _short(value: Any) -> str:

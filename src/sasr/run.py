@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from . import checkpoints, locks, quantised, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
+from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
 from .config import SASRConfig
 from .errors import InputError
@@ -63,7 +64,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     quantised.check_training(settings.model, args)
     quantization = quantised.config_of(vars(settings.model), quantised.compute_dtype(args.bf16, args.fp16))
     if checkpoint is not None:
-        facts = {"world_size": args.world_size} | quantised.facts(quantization)
+        facts = {"world_size": args.world_size, "depends_on_length": depends_on_length(args, args.build_schedule())}
+        facts |= quantised.facts(quantization)
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), **facts))
     donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
     if donor is not None:

@@ -37,7 +37,7 @@ from . import (
     training_rows,
 )
 from .ahead import RolloutsAhead
-from .budget import Budget
+from .budget import Budget, depends_on_length
 from .config import SASRConfig
 from .errors import InputError
 from .optimizer_states import OptimizerStates
@@ -334,14 +334,12 @@ class SASRTrainer(ObservedGRPOTrainer):
         """What a checkpoint must share with the run that resumes from it. Computed once: it reads all rows."""
         if self._fingerprint is None:
             ids = ({"ids": d.completion_ids} for d in self.demonstrations)
-            model = self.accelerator.unwrap_model(self.model)
             facts = {
                 "world_size": self.args.world_size,
+                "depends_on_length": depends_on_length(self.args, self.schedule),
                 "rule": f"{type(self.schedule).__qualname__} {vars(self.schedule)}",
                 "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "dtype": str(model.dtype),
-                **checkpoints.adapter_settings(model),
+                **checkpoints.model_facts(self.accelerator.unwrap_model(self.model)),
             }
             self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), **facts)
         return self._fingerprint

@@ -106,7 +106,8 @@ class Schedule(Protocol):
     needs_warmup: ClassVar[bool]
     """The rule reads `warmup_grad_norm`, so a warm-up of at least one step is required. A rule that reads `total_steps`
     has `needs_total_steps = True` as well: then the run cannot end on a budget of seconds or tokens. One that reads
-    `progress` has `needs_progress = True`: then it cannot end on one of tokens, which SFT steps do not spend."""
+    `progress` has `needs_progress = True`: then it cannot end on one of tokens, which SFT steps do not spend. A run
+    with either cannot be made longer when it is resumed."""
 
     def plan(self, signals: Signals) -> StepPlan:
         """The plan of one step after the warm-up. Raises `ValueError` when a signal that it needs is missing."""
