@@ -48,7 +48,7 @@ _FREE_PREFIXES = (
 # loss by rounding alone.)
 AFTER_WARMUP = {
     "on_collapse", "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum", "rollouts_ahead",
-    "schedule", "rule", *(name for _, names in SCHEDULES.values() for name in names),
+    "schedule", "rule", "depends_on_length", *(name for _, names in SCHEDULES.values() for name in names),
     "max_steps", "num_train_epochs", "max_seconds", "max_rollout_tokens",
     "learning_rate", "sft_hybrid_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "beta", "reference_model", "divergence_every", "divergence_probe", "use_bias_correction_kl",
