@@ -1,4 +1,5 @@
-"""The tasks of docs/results/rule-study: what is said of their demonstrations is done, and the answers are right."""
+"""The tasks of docs/results/rule-study and kk-tiny: what is said of their demonstrations is done, and the answers are
+right."""
 
 from __future__ import annotations
 
@@ -58,11 +59,70 @@ def test_only_some_lengths_are_demonstrated_and_a_base_model_sees_another_form(t
         assert not any(task.well_formed(row["completion"]) for row in task.generate(20))
 
 
-def test_the_candidate_rule_is_the_setting_that_it_became(tasks):
+@pytest.mark.parametrize(("name", "passes"), [("SasrCosine", None), ("SasrWorn", 16.0)])
+def test_the_candidate_rules_are_the_settings_that_they_became(tasks, name, passes):
     from sasr import Signals
     from sasr.schedules import Sasr
 
-    rule, setting = tasks[2].SasrCosine(), Sasr(gamma_schedule="cosine")
+    rule, setting = getattr(tasks[2], name)(), Sasr(gamma_schedule="cosine", useful_passes=passes)
     for step in range(20, 140):
-        signals = Signals(step, 140, 20, 0.5, sft_grad_norm=0.7, warmup_grad_norm=1.1)
+        signals = Signals(step, 140, 20, 0.5, sft_grad_norm=0.7, warmup_grad_norm=1.1, passes=step / 5)
         assert rule.plan(signals).sft_probability == pytest.approx(setting.plan(signals).sft_probability, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def puzzles():
+    folder = str(STUDY.parent / "kk-tiny")
+    sys.path.insert(0, folder)
+    try:
+        import puzzles
+
+        yield puzzles
+    finally:
+        sys.path.remove(folder)
+
+
+def test_puzzles_have_one_solution_and_the_reasoning_finds_it(puzzles):
+    task = puzzles.Puzzles(people=[2, 3])
+    rows, held_out = task.generate(200), task.generate(50, split="test")
+    assert len({row["prompt"] for row in [*rows, *held_out]}) == 250
+    for row in [*rows, *held_out]:
+        assert task.check(row["completion"], row).correct and task.well_formed(row["completion"])
+        assert task.steps_valid(row["completion"], row) and task.path(row["completion"], row)
+        for other in {"++", "+-", "-+", "--", "+++", "---", "+-+"} - {row["answer"]}:
+            assert not task.check(f"#### {' '.join(other)}", row).correct
+    words = {word for text in task.vocabulary_texts() for word in text.split()}
+    assert words >= {word for row in rows for word in (row["prompt"] + " " + row["completion"]).split()}
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.5, 1.0])
+def test_a_share_of_the_worked_puzzles_ends_wrong(puzzles, wrong):
+    task = puzzles.Puzzles(wrong=wrong)
+    rows = task.generate(200)
+    assert sum(task.check(row["completion"], row).correct for row in rows) / 200 == pytest.approx(1 - wrong, abs=0.1)
+    assert all(task.check(row["completion"], row).correct for row in task.generate(20, split="test"))
+    assert not any(
+        puzzles.Puzzles(plain=True).well_formed(r["completion"]) for r in puzzles.Puzzles(plain=True).generate(9)
+    )
+
+
+def test_a_puzzle_of_the_dataset_in_few_words(puzzles):
+    quiz = (
+        "A very special island is inhabited only by knights and knaves. Knights always tell the truth, and knaves "
+        "always lie. You meet 3 inhabitants: Michael, Mason, and Jacob. Michael said that Mason is not a knight. "
+        'Mason stated, "Michael is a knight and Jacob is a knave". According to Jacob, "If Michael is a knight then '
+        'Jacob is a knight". So who is a knight and who is a knave?'
+    )
+    record = {
+        "quiz": quiz,
+        "names": ["Michael", "Mason", "Jacob"],
+        "statements": "(('not', ('telling-truth', 1)), ('and', ('telling-truth', 0), ('lying', 2)), "
+        "('->', ('telling-truth', 0), ('telling-truth', 2)))",
+    }
+    assert puzzles.Puzzles().to_row(record) == {
+        "prompt": "A : B not + . B : A + and C - . C : A + -> C + . roles",
+        # The dataset's own reasoning: Mason cannot be a knight by Michael's claim; Mason a knave, Jacob a knight.
+        "completion": "A + ok . B + no A . B - ok . C + ok . #### + - +",
+        "answer": "+-+",
+        "difficulty": 3,
+    }

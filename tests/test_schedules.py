@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -108,6 +109,19 @@ def test_the_cosine_begins_with_sft_and_ends_with_grpo():
     done = Signals(10, 110, 10, 0.5, sft_grad_norm=0.0, warmup_grad_norm=1.0)
     assert rule.probability(done) == 0.0, "SFT has nothing more to give"
     assert rule.needs_progress and not paper().needs_progress
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0, 100), st.floats(0.1, 100))
+def test_repeated_demonstrations_wear_out(last, passes, useful):
+    """The odds fall to 1/e with so many passes, whatever they were; without the setting they stay."""
+    fresh = Signals(20, 110, 10, 0.5, sft_grad_norm=last, warmup_grad_norm=1.0)
+    worn = replace(fresh, passes=passes)
+    for pull in ("cosine", "constant"):
+        before = Sasr(gamma_schedule=pull, useful_passes=useful).probability(fresh)
+        after = Sasr(gamma_schedule=pull, useful_passes=useful).probability(worn)
+        odds = before / (1 - before) * math.exp(-passes / useful)
+        assert after == pytest.approx(odds / (1 + odds), rel=1e-6)
+        assert Sasr(gamma_schedule=pull, useful_passes=None).probability(worn) == before
 
 
 @given(st.integers(10, 200), st.floats(0, 1))
@@ -308,6 +322,23 @@ def test_warmup_norm_is_the_mean_over_its_last_half():
     assert observed(9.0, 8.0, 3.0, 5.0, warmup_norm="last").warmup_grad_norm == 5.0
     tracker.observe_sft_norm(7, 100.0)  # after the warm-up: only g_last moves
     assert (tracker.warmup_grad_norm, tracker.sft_grad_norm) == (4.0, 100.0)
+
+
+@pytest.mark.parametrize("open_end", [False, True])
+def test_the_first_norms_are_a_scale_that_does_not_depend_on_the_warmup(open_end):
+    norms = [float(n) for n in range(40, 0, -1)]
+    scales = set()
+    for length in (10, 20, 40):
+        tracker = SignalTracker(60 if open_end else length, "first", open_end=open_end)
+        for step, norm in enumerate(norms[:length]):
+            tracker.observe_sft_norm(step, norm)
+        if open_end:
+            assert tracker.warmup_grad_norm == sum(norms[:10]) / 10
+            tracker.end_warmup(length)
+        tracker.observe_sft_norm(length, 1e6)
+        scales.add(tracker.warmup_grad_norm)
+    assert scales == {sum(norms[:10]) / 10}
+    assert observed(9.0, 8.0, math.nan, 4.0, warmup_norm="first").warmup_grad_norm == 7.0
 
 
 def test_exponential_mean():

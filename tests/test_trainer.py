@@ -13,20 +13,24 @@ from sasr import InputError
 from sasr.schedules import Sasr, draw
 
 
-def test_decisions_follow_the_rule_and_the_log_shows_it(tmp_path):
-    trained = toy.trainer(tmp_path, max_steps=30, gamma=0.8)
+@pytest.mark.parametrize("useful", [None, 20.0])
+def test_decisions_follow_the_rule_and_the_log_shows_it(tmp_path, useful):
+    trained = toy.trainer(tmp_path, max_steps=30, gamma=0.8, useful_passes=useful)
     trained.train()
+    batch = trained.args.per_device_sft_batch_size * trained.args.gradient_accumulation_steps
     log = toy.history(trained, "sasr/p_sft", "sasr/sft_weight", "sasr/sft_grad_norm", "grad_norm")
     warmup = [norm for *_, norm in log[:4]]
     scale, last, kinds = np.mean(warmup[2:]), warmup[-1], []
     for step, (p, sft, g_last, norm) in enumerate(log[4:], start=4):
-        assert p == pytest.approx(last / (last + 0.8 * scale), rel=1e-6)
+        passes = (4 + sum(kinds)) * batch / len(trained.demonstrations)
+        worth = 1.0 if useful is None else np.exp(-passes / useful)
+        assert p == pytest.approx(last * worth / (last * worth + 0.8 * scale), rel=1e-6)
         assert bool(sft) == (draw(trained.args.seed, step) < p)
         if sft:
             last = norm
         assert g_last == pytest.approx(last, rel=1e-6), "frozen between SFT steps"
         kinds.append(bool(sft))
-    assert 5 < sum(kinds) < 21
+    assert 5 < sum(kinds) < 21 and passes > 4
 
 
 def test_p_reacts_to_a_policy_moved_off_the_demonstrations(tmp_path):

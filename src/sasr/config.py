@@ -73,6 +73,9 @@ class SASRConfig(GRPOConfig):
         gamma_schedule (`str`, *optional*, defaults to `"cosine"`):
             `"sasr"`: `"cosine"` lets the pull grow from none to all over the steps (or seconds) after the warm-up,
             along a cosine, so that a run ends with GRPO whatever its warm-up was. `"constant"` is the paper's.
+        useful_passes (`float`, *optional*, defaults to `16.0`):
+            `"sasr"`: passes over the demonstrations after which their pull has fallen to 1/e, > 0: it matters where
+            there are few of them. None: it never falls, as in the paper.
         divergence_weight (`float`, *optional*, defaults to `0.0`):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
@@ -100,7 +103,8 @@ class SASRConfig(GRPOConfig):
         divergence_probe (`int`, *optional*, defaults to `16`):
             Number of prompts of that probe; the reference policy answers each once.
         warmup_norm (`str`, *optional*, defaults to `"mean"`):
-            g_warmup: `"mean"` over the last half of the warm-up, or `"last"`, the literal reading of the paper.
+            g_warmup: `"mean"` over the last half of the warm-up, `"first"` over its first 10 steps, or `"last"`, the
+            literal reading of the paper.
         sft_norm (`str`, *optional*, defaults to `"batch"`):
             What counts as the SFT gradient norm: `"batch"`, of the step's demonstrations (the paper's), or
             `"repeatable"`, the part of it along the mean of the SFT gradients before, without the noise of the batch
@@ -180,6 +184,9 @@ class SASRConfig(GRPOConfig):
     hint_weight: float = setting(0.001, "uft: weight of the likelihood of the hints' tokens.")
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
     gamma_schedule: str = setting("cosine", "sasr: cosine, a pull that grows over the run, or constant, the paper's.")
+    useful_passes: float | None = setting(
+        16.0, "sasr: passes over the demonstrations after which their pull is down to 1/e; none: never, the paper's."
+    )
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
     sft_questions: str = setting("all", "Demonstrations of SFT steps: all in turn, or failed questions first.")
@@ -190,7 +197,7 @@ class SASRConfig(GRPOConfig):
     curriculum: str = setting("none", "Rows by difficulty after the warm-up: none, easy_to_hard or adaptive.")
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
-    warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half) or last.")
+    warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half), first (10 steps) or last.")
     sft_norm: str = setting("batch", "SFT gradient norm: batch (the paper's), or its repeatable part.")
     sft_norm_ema: float = setting(0.0, "Decay in [0, 1) of the exponential mean of SFT gradient norms; 0 = the last.")
     sft_norm_every: int = setting(0, "Measure the SFT gradient norm after so many steps without one; 0 = never.")

@@ -23,7 +23,7 @@ def check_values(args: SASRConfig) -> None:
         raise unknown("schedule", args.schedule, SCHEDULES, "module:Class for your own")
     for name in ("gamma", "divergence_target", "learning_rate", "temperature", "luffy_shaping"):
         require(name, getattr(args, name), lambda v: v > 0, "a number above 0")
-    for name in ("sft_learning_rate", "sft_hybrid_learning_rate", *budget.SETTINGS):
+    for name in ("sft_learning_rate", "sft_hybrid_learning_rate", "useful_passes", *budget.SETTINGS):
         if getattr(args, name) is not None:
             require(name, getattr(args, name), lambda v: v > 0, "a number above 0")
     for name in ("divergence_every", "divergence_probe", "hint_steps"):
@@ -43,7 +43,7 @@ def check_values(args: SASRConfig) -> None:
     require("max_steps", args.max_steps, lambda v: v == -1 or v > 0, "above 0, or -1 for num_train_epochs")
     require("failed_threshold", args.failed_threshold, lambda v: 0 <= v < 1, "at least 0 and below 1")
     for name, known in (
-        ("warmup_norm", ("mean", "last")),
+        ("warmup_norm", ("mean", "first", "last")),
         ("gamma_schedule", ("constant", "cosine")),
         ("sft_norm", agreement.NORMS),
         ("sft_questions", ("all", "failed")),

@@ -8,6 +8,9 @@ from typing import Any
 
 from .schedules import Signals, draw
 
+# Steps of the warm-up that `first` is the mean of: before much is learnt, and more than one batch.
+FIRST = 10
+
 
 @dataclass
 class SignalTracker:
@@ -15,8 +18,8 @@ class SignalTracker:
 
     Args:
         warmup_steps (`int`): Length of the SFT warm-up.
-        warmup_norm (`str`): `"mean"`: g_warmup is the mean norm over the last half of the warm-up; `"last"`: the norm
-            of its last step (the literal reading of arXiv 2505.13026).
+        warmup_norm (`str`): g_warmup is the mean norm over the warm-up's last half (`"mean"`), or over its first
+            `FIRST` steps (`"first"`), or the norm of its last step (`"last"`, the literal reading of arXiv 2505.13026).
         open_end (`bool`): The length is only a bound, `end_warmup` tells it.
         ema (`float`): g_last is the exponential mean of the SFT norms with this decay; 0 is the last norm itself.
     """
@@ -44,19 +47,24 @@ class SignalTracker:
         self.sft_grad_norm = norm if previous is None else self.ema * previous + (1 - self.ema) * norm
         if step < self.warmup_steps:
             self.warmup_last = norm
-            if self.open_end:
+            if self._waits:
                 self.warmup_norms.append(norm)
-            elif step >= self.warmup_steps // 2:
+            elif step < FIRST if self.warmup_norm == "first" else step >= self.warmup_steps // 2:
                 self.warmup_sum += norm
                 self.warmup_count += 1
 
     def end_warmup(self, steps: int) -> None:
         """The warm-up turned out to have so many steps: g_warmup is that of its own last half."""
         self.warmup_steps = steps
-        if self.open_end:
+        if self._waits:
             last_half = self.warmup_norms[len(self.warmup_norms) // 2 :]
             self.warmup_sum, self.warmup_count = sum(last_half), len(last_half)
-            self.open_end, self.warmup_norms = False, []
+        self.open_end, self.warmup_norms = False, []
+
+    @property
+    def _waits(self) -> bool:
+        """Which norms count is known at the warm-up's end only."""
+        return self.open_end and self.warmup_norm != "first"
 
     def observe_divergence(self, divergence: float) -> None:
         """Take the KL from the reference policy, nats per token. A non-finite one is ignored."""
@@ -79,15 +87,21 @@ class SignalTracker:
         last_half = self.warmup_norms[len(self.warmup_norms) // 2 :]
         if self.warmup_norm == "last":
             norm = self.warmup_last
-        elif self.open_end:
+        elif self._waits:
             norm = sum(last_half) / len(last_half) if last_half else None
         else:
-            # Every norm of the last half may have overflowed while an earlier one was finite.
+            # Every norm that counts may have overflowed while another was finite.
             norm = self.warmup_sum / self.warmup_count if self.warmup_count else self.warmup_last
         return None if norm is None else max(norm, 0.0)
 
     def signals(
-        self, seed: int, step: int, total_steps: int, failed_batches: float = 0.0, spent: float = 0.0
+        self,
+        seed: int,
+        step: int,
+        total_steps: int,
+        failed_batches: float = 0.0,
+        spent: float = 0.0,
+        passes: float = 0.0,
     ) -> Signals:
         """The signals of the step about to be taken."""
         return Signals(
@@ -101,6 +115,7 @@ class SignalTracker:
             entropy=self.entropy,
             failed_batches=failed_batches,
             spent=spent,
+            passes=passes,
         )
 
     def state_dict(self) -> dict[str, Any]:

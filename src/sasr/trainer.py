@@ -170,8 +170,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         return self.draw_batches(num_batches), None
 
     def _decide(self) -> StepPlan:
-        step, waiting, spent = self.state.global_step, self.selection.waiting_batches, self.budget.share
-        plan = decide(self.schedule, self.tracker.signals(self.args.seed, step, self.state.max_steps, waiting, spent))
+        seed, step, end = self.args.seed, self.state.global_step, self.state.max_steps
+        waiting, spent, passes = self.selection.waiting_batches, self.budget.share, self.sft_stream.passes
+        plan = decide(self.schedule, self.tracker.signals(seed, step, end, waiting, spent, passes))
         plan = safeguards.adjusted(self, plan)
         if plan.demonstrations == "all":
             plan = replace(plan, demonstrations=self.args.sft_questions)

@@ -33,6 +33,8 @@ PAIRS = (
     ("sasr-cosine-60", "static-60"),
     ("sasr-cosine-60", "static-100"),
     ("sasr-cosine-60", "sasr-cosine-20"),
+    ("sasr-worn-60", "sasr-cosine-60"),
+    ("sasr-worn-60", "static-60"),
     ("sasr-cosine-agreement", "static-agreement"),
     ("sasr-cosine-agreement", "cosine-agreement"),
     ("sasr-cosine-20", "cosine-20"),
@@ -77,7 +79,7 @@ def gather(part: str) -> dict[str, Values]:
     """The rounds of each task together."""
     found: dict[str, Values] = {}
     for task in TASKS:
-        for name in (task, *(f"{task}-{n}" for n in (2, 3, 4, 5))):
+        for name in (task, *(f"{task}-{n}" for n in (2, 3, 4, 5, 6))):
             path = HERE / part / f"{name}.json"
             if not path.exists():
                 continue

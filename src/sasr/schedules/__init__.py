@@ -24,7 +24,7 @@ from .static import Static
 from .uft import Uft
 
 SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
-    "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target", "gamma_schedule")),
+    "sasr": (Sasr, ("gamma", "divergence_weight", "divergence_target", "gamma_schedule", "useful_passes")),
     "sft": (Sft, ()),
     "grpo": (Grpo, ()),
     "static": (Static, ("switch_step",)),

@@ -27,6 +27,7 @@ class Signals:
             token: over the rollouts if it had any, else over the demonstrations; `None` before the first step.
         failed_batches (`float`): SFT batches that the waiting failed questions would fill.
         spent (`float`): Share of a budget of seconds that is spent since the warm-up, in [0, 1]; 0 without one.
+        passes (`float`): How often SFT has gone through the demonstrations so far.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Signals:
     entropy: float | None = None
     failed_batches: float = 0.0
     spent: float = 0.0
+    passes: float = 0.0
 
     @property
     def progress(self) -> float:

@@ -22,17 +22,24 @@ class Sasr:
     the steps (or seconds) after the warm-up: the odds of the rule times those of the cosine schedule. A run then begins
     with SFT and ends with GRPO from whatever warm-up it had, and the signal shifts what lies between.
 
+    The pull of demonstrations that are repeated wears out: s_t is multiplied by exp(-n_t / `useful_passes`) after n_t
+    passes over them, the form in which repeated data lose their value in Muennighoff et al. (arXiv 2305.16264). Without
+    it a long run with few demonstrations keeps going back to what it knows by heart, and loses what GRPO taught it.
+
     Args:
         gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
         divergence_weight (`float`): w in [0, 1].
         divergence_target (`float`): d_target > 0, nats per token: the drift that counts as much as g_last = g_warmup.
         gamma_schedule (`str`): `"cosine"`, or `"constant"`, the paper's.
+        useful_passes (`float` or `None`): Passes over the demonstrations after which their pull has fallen to 1/e, > 0;
+            `None`, as in the paper: it never falls.
     """
 
     gamma: float = 1.0
     divergence_weight: float = 0.0
     divergence_target: float = 0.1
     gamma_schedule: str = "cosine"
+    useful_passes: float | None = 16.0
     needs_warmup: ClassVar[bool] = True
 
     @property
@@ -60,7 +67,8 @@ class Sasr:
         if math.isinf(s):
             return 1.0
         c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
-        study, pull = s * c, self.gamma * (1 - c)
+        worth = 1.0 if self.useful_passes is None else math.exp(-signals.passes / self.useful_passes)
+        study, pull = s * c * worth, self.gamma * (1 - c)
         return study / (study + pull) if study else 0.0
 
     def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:

@@ -1,0 +1,78 @@
+"""The dataset's own test puzzles put to the final models of compare.yaml: what they learnt, how, and what it cost.
+
+Run: python docs/results/kk-tiny/exams.py runs/kk-main DIR (of the dataset's 3ppl_test.jsonl and 4ppl_test.jsonl; runs
+`sasr exam` where that is not done yet, and writes exams.json beside itself), then without arguments: writes the table
+into docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "evidence.md"
+TASK = "docs/results/kk-tiny/puzzles.py:Puzzles"
+METHODS = ("sasr", "cosine", "static", "sft", "chord_mu")
+
+
+def examine(comparison: Path, data: Path) -> None:
+    found = []
+    for method in METHODS:
+        for run in sorted(comparison.glob(f"runs/{method}/seed-*")):
+            if not (run / "model.safetensors").exists():
+                continue
+            for people in (3, 4):
+                target = comparison / "exams" / f"{method}-{run.name}-{people}"
+                command = ["exam", "--model", run, "--initial_model", "runs/kk-base", "--task", TASK]
+                command += ["--data", data / f"{people}ppl_test.jsonl", "--max_new_tokens", 72 if people == 3 else 120]
+                if not (target / "exam.json").exists():
+                    command = [sys.executable, "-m", "sasr", *map(str, command), "--output_dir", str(target)]
+                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                figures = json.loads((target / "exam.json").read_text(encoding="utf-8"))["figures"]
+                found.append({"method": method, "seed": run.name, "people": people, "figures": figures})
+    (HERE / "exams.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def table() -> list[str]:
+    exams = json.loads((HERE / "exams.json").read_text(encoding="utf-8"))
+
+    def over_seeds(method: str, people: int, *keys: str) -> str:
+        values = []
+        for exam in exams:
+            if (exam["method"], exam["people"]) == (method, people):
+                value = exam["figures"]
+                for key in keys:
+                    value = value[key]
+                values.append(value)
+        return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else ""
+
+    lines = [
+        "| method | pass@1 | pass@8 | distinct paths of correct samples | right for the wrong reason | KL to the base "
+        "| 4 people: pass@1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    columns = ((3, "pass_at", "1"), (3, "pass_at", "8"), (3, "paths", "distinct"), (3, "wrong_reason", "rate"))
+    for method in METHODS:
+        cells = [over_seeds(method, *column) for column in (*columns, (3, "kl"), (4, "pass_at", "1"))]
+        if any(cells):
+            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        examine(Path(sys.argv[1]), Path(sys.argv[2]))
+        return
+    before, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- kk-exams -->\n")
+    _, end, after = rest.partition("<!-- /kk-exams -->")
+    assert mark and end, f"{PAGE} has no kk-exams"
+    PAGE.write_text(before + mark + "\n".join(table()) + "\n" + end + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The rule study's controls: what carries the rule, peers, too high a rate, and warm-ups of 20 to 400 steps.
+
+Run: python docs/results/rule-study/controls.py (needs matplotlib). Writes warmups.svg beside itself and the tables
+into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml, peers.yaml and
+long.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from page import HERE, Values, gather, insert, read, shown
+
+from sasr.compare.statistics import interval, mean
+
+PAGE = HERE.parents[1] / "rule-controls.md"
+CHANGES = {
+    "random": "a coin with SASR's own share of SFT",
+    "divergence": "p from the divergence",
+    "norm-and-divergence": "p from both, half each",
+    "last-norm": "the last batch's norm, not smoothed",
+    "last-warmup-norm": "against the warm-up's last norm",
+    "gamma-3": "gamma 3",
+    "failed-questions": "SFT on questions that rollouts failed",
+    "one-rate": "SFT at GRPO's rate after the warm-up",
+    "shared-moments": "one Adam state for both",
+}
+GROWING = {
+    "cosine-60": "no signal: the cosine alone",
+    "sasr-cosine-divergence": "p from the divergence",
+}
+PEERS = ("chord_mu", "hpt", "luffy", "srft")
+# A rule's name, and what its run at the study's rate is called; RULE-hot is the other.
+RULES = {
+    "static": ("static", "static-60"),
+    "random": ("a coin, p = .44", "random"),
+    "cosine": ("cosine, no signal", "cosine-60"),
+    "sasr": ("SASR, constant pull", "sasr"),
+    "sasr-cosine": ("SASR, growing pull", "sasr-cosine-60"),
+    "capped": ("SASR, a pull that grows to 9 times the paper's", "capped"),
+}
+# Tasks of 480 steps, and the files in controls/ that their runs are in.
+LONG = {
+    "fresh `few`": ("long-few", "long-few-first", "long-few-worn"),
+    "`few`": ("long-digits",),
+    "fresh `all`": ("long-all",),
+}
+WARMUPS = (20, 60, 100, 200, 400)
+ROWS = {
+    "static": {n: f"static-{n}" for n in WARMUPS},
+    "SASR, constant pull": {n: f"sasr-{n}" for n in WARMUPS},
+    "SASR, growing pull": {n: f"sasr-cosine-{n}" for n in WARMUPS},
+    "and `useful_passes: 16`": {60: "sasr-worn-60"},
+    "or `warmup_norm: first`": {60: "sasr-first-60", 200: "sasr-first-200"},
+    "or both": {200: "sasr-worn-first-200"},
+}
+COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:red", "tab:purple", "tab:brown")
+LONG_PAIRS = (
+    ("sasr-cosine-60", "static-60"),
+    ("sasr-worn-60", "static-60"),
+    ("sasr-worn-60", "sasr-cosine-60"),
+    ("sasr-first-60", "sasr-cosine-60"),
+)
+
+
+def poor() -> Values:
+    """pass@1 on `poor` by method, seed and problem: the design and the controls beside it."""
+    found = dict(gather("design")["poor"])
+    for name in ("carries", "peers", "hot"):
+        found |= read(HERE / "controls" / f"{name}-poor.json")
+    return found
+
+
+def cell(values: Values, method: str) -> str:
+    runs = list(values[method].values())
+    return shown(mean(runs), interval(runs)) if runs else ""
+
+
+def against(values: Values, method: str, baseline: str) -> str:
+    """The difference, paired by seed and problem. Three seeds can give no p below .25, so there is none."""
+    one, other = values[method], values[baseline]
+    gains = [one[s] - other[s] for s in one if s in other]
+    return shown(mean(gains), interval(gains), "+")
+
+
+def rollout_tokens(*names: str) -> dict[str, float]:
+    """Mean over the seeds, in thousands."""
+    spent: dict[str, list[float]] = {}
+    for name in names:
+        for run in json.loads((HERE / name).read_text(encoding="utf-8"))["runs"]:
+            if run["stage"] == "final" and "problems" in run:
+                spent.setdefault(run["method"], []).append(run["rollout_tokens"] / 1000)
+    return {method: float(np.mean(counts)) for method, counts in spent.items()}
+
+
+def carries() -> list[str]:
+    values = poor()
+    lines = ["| one thing changed | pass@1 | difference |", "|---|---|---|"]
+    for baseline, name, changes in (
+        ("sasr", "**the paper's rule**: gradient norm, constant pull", CHANGES),
+        ("sasr-cosine-60", "**growing pull**", GROWING),
+    ):
+        lines.append(f"| {name} | {cell(values, baseline)} | |")
+        lines += [f"| {what} | {cell(values, m)} | {against(values, m, baseline)} |" for m, what in changes.items()]
+    return lines
+
+
+def peers() -> list[str]:
+    values = poor()
+    tokens = rollout_tokens(*(f"design/poor{n}.json" for n in ("", "-4")), "controls/peers-poor.json")
+    lines = ["| method | pass@1 | SASR, growing pull - it | rollout tokens |", "|---|---|---|---|"]
+    for method in ("sasr-cosine-60", "sasr-60", "static-60", "static-100", "sft", *PEERS):
+        other = against(values, "sasr-cosine-60", method) if method != "sasr-cosine-60" else ""
+        lines.append(f"| `{method}` | {cell(values, method)} | {other} | {tokens[method]:.0f}k |")
+    return lines
+
+
+def rates() -> list[str]:
+    values = poor()
+    lines = ["| after the warm-up | 1e-4 | 5e-4 | what the rate costs |", "|---" * 4 + "|"]
+    for rule, (name, proper) in RULES.items():
+        hot = f"{rule}-hot"
+        lines.append(f"| {name} | {cell(values, proper)} | {cell(values, hot)} | {against(values, hot, proper)} |")
+    return lines
+
+
+def longer() -> dict[str, Values]:
+    """Runs of 480 steps by task, method, seed and problem."""
+    found = {}
+    for task, names in LONG.items():
+        found[task] = {m: runs for name in names for m, runs in read(HERE / "controls" / f"{name}.json").items()}
+    return found
+
+
+def seconds(*names: str) -> dict[str, float]:
+    """Seconds inside optimizer steps of each method's runs, the warm-up included, mean over the seeds."""
+    spent: dict[str, list[float]] = {}
+    for name in names:
+        for run in json.loads((HERE / "controls" / f"{name}.json").read_text(encoding="utf-8"))["runs"]:
+            if run["stage"] == "final" and "problems" in run:
+                spent.setdefault(run["method"], []).append(run["seconds"])
+    return {method: float(np.mean(times)) for method, times in spent.items()}
+
+
+def warmups() -> list[str]:
+    """pass@1 against the warm-up, and what the static sweep costs."""
+    lines = ["| 480 steps | 20 | 60 | 100 | 200 | 400 |", "|---" * 6 + "|"]
+    for task, values in longer().items():
+        for name, methods in ROWS.items():
+            runs = {n: list(values[m].values()) for n, m in methods.items() if m in values}
+            if runs:
+                row = [f"{mean(runs[n]):.3f}" if n in runs else "" for n in WARMUPS]
+                lines.append(f"| {task}: {name} | {' | '.join(row)} |")
+        if "sft" in values:
+            lines.append(f"| {task}: SFT alone | {mean(list(values['sft'].values())):.3f} | | | | |")
+    spent = seconds("long-few")
+    sweep = sum(time for method, time in spent.items() if method.startswith("static")) / 60
+    one = spent["sasr-cosine-60"] / 60
+    return [
+        *lines,
+        "",
+        f"A sweep of static over five warm-ups on the first task: {sweep:.0f} minutes inside steps for each seed. One "
+        f"run of SASR: {one:.1f}.",
+    ]
+
+
+def longer_pairs() -> list[str]:
+    tasks = longer()
+    lines = ["| difference, 60 steps of warm-up | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for one, other in LONG_PAIRS:
+        cells = [against(values, one, other) if one in values and other in values else "" for values in tasks.values()]
+        lines.append(f"| `{one}` - `{other}` | {' | '.join(cells)} |")
+    return lines
+
+
+def draw() -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "sasr"  # the same file each time
+    import matplotlib.pyplot as plt
+
+    tasks = longer()
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.4), layout="constrained", sharey=True)
+    for ax, (task, values) in zip(axes, tasks.items(), strict=True):
+        for (name, methods), colour in zip(ROWS.items(), COLOURS, strict=True):
+            found = {n: list(values[m].values()) for n, m in methods.items() if m in values}
+            if found:
+                bounds = np.array([interval(runs) for runs in found.values()])
+                means = np.array([mean(runs) for runs in found.values()])
+                errors = np.abs(bounds.T - means)
+                ax.errorbar(list(found), means, errors, fmt="o-", color=colour, label=name, ms=4, lw=1.2, capsize=2)
+        if "sft" in values:
+            ax.axhline(mean(list(values["sft"].values())), color="0.4", lw=1.2, ls="--", label="SFT alone")
+        ax.set(title=task, xlabel="warm-up steps of 480", ylim=(0, None))
+        ax.title.set_fontsize(9)
+    axes[0].set_ylabel("pass@1, 95% interval")
+    axes[0].legend(fontsize=7)
+    figure.savefig(HERE / "warmups.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    for mark, make in (("carries", carries), ("peers", peers), ("rates", rates)):
+        insert(PAGE, mark, make())
+    insert(PAGE, "warmups", [*warmups(), "", *longer_pairs()])
+    draw()
+
+
+if __name__ == "__main__":
+    main()
