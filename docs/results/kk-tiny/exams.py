@@ -1,8 +1,8 @@
 """The dataset's own test puzzles put to the final models of compare.yaml: what they learnt, how, and what it cost.
 
 Run: python docs/results/kk-tiny/exams.py runs/kk-main DIR (of the dataset's 3ppl_test.jsonl and 4ppl_test.jsonl; runs
-`sasr exam` where that is not done yet, and writes exams.json beside itself), then without arguments: writes the table
-into docs/evidence.md.
+`sasr exam` where that is not done yet, and writes exams.json beside itself), then without arguments: writes the tables,
+of exams.json and of the comparison's results.json, into docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,31 @@ def examine(comparison: Path, data: Path) -> None:
     (HERE / "exams.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def table() -> list[str]:
+def shown(figures: dict, sign: str = "") -> str:
+    low, high = figures["interval"]
+    return f"{figures['mean']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def compared() -> list[str]:
+    """The comparison, best first."""
+    results = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+    lines = [
+        "| method | tuned, of 3 or 4 points | pass@1 | pass@8 | pass@1 - static | SFT share | time | rollout tokens |",
+        "|---" * 8 + "|",
+    ]
+    for method in sorted(results["methods"], key=lambda m: -m["metrics"]["pass@1"]["mean"]):
+        name, each = method["method"], method["per_run"]
+        chosen = ", ".join(f"{key} {value:g}" for key, value in results["chosen"].get(name, {}).items())
+        difference = shown(method["difference"]["pass@1"], "+") if method.get("difference") else ""
+        lines.append(
+            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {shown(method['metrics']['pass@1'])} "
+            f"| {method['metrics']['pass@8']['mean']:.3f} | {difference} | {method['sft_share']:.2f} "
+            f"| {each['seconds']:.0f} s | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
+        )
+    return lines
+
+
+def examined() -> list[str]:
     exams = json.loads((HERE / "exams.json").read_text(encoding="utf-8"))
 
     def over_seeds(method: str, people: int, *keys: str) -> str:
@@ -68,10 +92,11 @@ def main() -> None:
     if len(sys.argv) == 3:
         examine(Path(sys.argv[1]), Path(sys.argv[2]))
         return
-    before, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- kk-exams -->\n")
-    _, end, after = rest.partition("<!-- /kk-exams -->")
-    assert mark and end, f"{PAGE} has no kk-exams"
-    PAGE.write_text(before + mark + "\n".join(table()) + "\n" + end + after, encoding="utf-8")
+    for name, lines in (("kk-table", compared()), ("kk-exams", examined())):
+        before, mark, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        assert mark and end, f"{PAGE} has no {name}"
+        PAGE.write_text(before + mark + "\n".join(lines) + "\n" + end + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

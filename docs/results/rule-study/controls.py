@@ -38,7 +38,6 @@ RULES = {
     "cosine": ("cosine, no signal", "cosine-60"),
     "sasr": ("SASR, constant pull", "sasr"),
     "sasr-cosine": ("SASR, growing pull", "sasr-cosine-60"),
-    "capped": ("SASR, a pull that grows to 9 times the paper's", "capped"),
 }
 # Tasks of 480 steps, and the files in controls/ that their runs are in.
 LONG = {
@@ -58,7 +57,11 @@ ROWS = {
 COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:red", "tab:purple", "tab:brown")
 LONG_PAIRS = (
     ("sasr-cosine-60", "static-60"),
+    ("sasr-cosine-60", "static-200"),
+    ("sasr-cosine-60", "static-400"),
     ("sasr-worn-60", "static-60"),
+    ("sasr-worn-60", "static-200"),
+    ("sasr-worn-60", "static-400"),
     ("sasr-worn-60", "sasr-cosine-60"),
     ("sasr-first-60", "sasr-cosine-60"),
 )
@@ -167,7 +170,7 @@ def warmups() -> list[str]:
 
 def longer_pairs() -> list[str]:
     tasks = longer()
-    lines = ["| difference, 60 steps of warm-up | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    lines = ["| difference | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for one, other in LONG_PAIRS:
         cells = [against(values, one, other) if one in values and other in values else "" for values in tasks.values()]
         lines.append(f"| `{one}` - `{other}` | {' | '.join(cells)} |")

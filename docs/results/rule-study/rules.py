@@ -51,23 +51,3 @@ class SasrWorn:
 
     def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
         return True, total_steps > warmup_steps
-
-
-@dataclass(frozen=True)
-class SasrCapped:
-    """SASR whose pull towards GRPO grows along the cosine, but only to `MOST` times the paper's: p ends at s / (s + 9),
-    so a norm that rises after too bold a GRPO step still calls SFT back at the end of a run."""
-
-    MOST: ClassVar[float] = 9.0
-    needs_warmup: ClassVar[bool] = True
-    needs_progress: ClassVar[bool] = True
-
-    def plan(self, signals: Signals) -> StepPlan:
-        c = (1 + math.cos(math.pi * signals.progress)) / 2
-        s = signals.sft_grad_norm / signals.warmup_grad_norm
-        p = max(s * c / (s * c + 1 - c), s / (s + self.MOST))
-        sft = signals.draw < p
-        return StepPlan(float(sft), float(not sft), p)
-
-    def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
-        return True, total_steps > warmup_steps
