@@ -59,7 +59,7 @@ FLAGS = {
     ),
     "divergence-weight": (["--divergence_weight", "2"], ["divergence_weight is 2.0", "between 0 and 1"]),
     "ema": (["--sft_norm_ema", "1"], ["sft_norm_ema is 1.0", "below 1"]),
-    "warmup-norm": (["--warmup_norm", "median"], ["unknown warmup_norm 'median'", "mean, last"]),
+    "warmup-norm": (["--warmup_norm", "median"], ["unknown warmup_norm 'median'", "mean, first, last"]),
     "reference-model": (["--reference_model", "first"], ["unknown reference_model 'first'", "initial, warmup"]),
     "switch-step": (["--switch_step", "3"], ["switch_step", "static, not of sasr", "remove it"]),
     "hpt-gate": (["--schedule", "hpt", "--hpt_gate", "8"], ["hpt_gate is 8", "num_generations - 1 (7)"]),

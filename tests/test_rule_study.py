@@ -59,7 +59,7 @@ def test_only_some_lengths_are_demonstrated_and_a_base_model_sees_another_form(t
         assert not any(task.well_formed(row["completion"]) for row in task.generate(20))
 
 
-@pytest.mark.parametrize(("name", "passes"), [("SasrCosine", None), ("SasrWorn", 16.0)])
+@pytest.mark.parametrize(("name", "passes"), [("SasrCosine", 0.0), ("SasrWorn", 16.0)])
 def test_the_candidate_rules_are_the_settings_that_they_became(tasks, name, passes):
     from sasr import Signals
     from sasr.schedules import Sasr

@@ -121,7 +121,7 @@ def test_repeated_demonstrations_wear_out(last, passes, useful):
         after = Sasr(gamma_schedule=pull, useful_passes=useful).probability(worn)
         odds = before / (1 - before) * math.exp(-passes / useful)
         assert after == pytest.approx(odds / (1 + odds), rel=1e-6)
-        assert Sasr(gamma_schedule=pull, useful_passes=None).probability(worn) == before
+        assert Sasr(gamma_schedule=pull, useful_passes=0).probability(worn) == before
 
 
 @given(st.integers(10, 200), st.floats(0, 1))

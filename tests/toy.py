@@ -80,7 +80,7 @@ def settings(output_dir: Path, **changes: Any) -> SASRConfig:
     values |= changes
     if values["schedule"] == "sasr":  # the paper's, with which few steps have some of both kinds
         values.setdefault("gamma_schedule", "constant")
-        values.setdefault("useful_passes", None)
+        values.setdefault("useful_passes", 0.0)
     return SASRConfig(output_dir=str(output_dir), **values)
 
 

@@ -74,8 +74,8 @@ class SASRConfig(GRPOConfig):
             `"sasr"`: `"cosine"` lets the pull grow from none to all over the steps (or seconds) after the warm-up,
             along a cosine, so that a run ends with GRPO whatever its warm-up was. `"constant"` is the paper's.
         useful_passes (`float`, *optional*, defaults to `16.0`):
-            `"sasr"`: passes over the demonstrations after which their pull has fallen to 1/e, > 0: it matters where
-            there are few of them. None: it never falls, as in the paper.
+            `"sasr"`: passes over the demonstrations after which their pull has fallen to 1/e: it matters where there
+            are few of them. 0: it never falls, as in the paper.
         divergence_weight (`float`, *optional*, defaults to `0.0`):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
@@ -184,8 +184,8 @@ class SASRConfig(GRPOConfig):
     hint_weight: float = setting(0.001, "uft: weight of the likelihood of the hints' tokens.")
     gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
     gamma_schedule: str = setting("cosine", "sasr: cosine, a pull that grows over the run, or constant, the paper's.")
-    useful_passes: float | None = setting(
-        16.0, "sasr: passes over the demonstrations after which their pull is down to 1/e; none: never, the paper's."
+    useful_passes: float = setting(
+        16.0, "sasr: passes over the demonstrations after which their pull is down to 1/e; 0: never, the paper's."
     )
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 STEPS, WARMUP, EVERY, SEED, EMA = 140, 40, 5, 21, 0.8
 CHANGES = {
     "schedule": "sasr", "sft_warmup_steps": WARMUP, "max_steps": STEPS, "sft_norm": "repeatable", "exam_rows": 0,
-    "gamma_schedule": "constant", "useful_passes": None,
+    "gamma_schedule": "constant", "useful_passes": 0,
     "save_steps": EVERY, "save_total_limit": STEPS, "seed": SEED, "train_rows": 4000,
 }  # fmt: skip
 

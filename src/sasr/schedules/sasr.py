@@ -31,15 +31,15 @@ class Sasr:
         divergence_weight (`float`): w in [0, 1].
         divergence_target (`float`): d_target > 0, nats per token: the drift that counts as much as g_last = g_warmup.
         gamma_schedule (`str`): `"cosine"`, or `"constant"`, the paper's.
-        useful_passes (`float` or `None`): Passes over the demonstrations after which their pull has fallen to 1/e, > 0;
-            `None`, as in the paper: it never falls.
+        useful_passes (`float`): Passes over the demonstrations after which their pull has fallen to 1/e; 0, as in the
+            paper: it never falls.
     """
 
     gamma: float = 1.0
     divergence_weight: float = 0.0
     divergence_target: float = 0.1
     gamma_schedule: str = "cosine"
-    useful_passes: float | None = 16.0
+    useful_passes: float = 16.0
     needs_warmup: ClassVar[bool] = True
 
     @property
@@ -67,7 +67,7 @@ class Sasr:
         if math.isinf(s):
             return 1.0
         c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
-        worth = 1.0 if self.useful_passes is None else math.exp(-signals.passes / self.useful_passes)
+        worth = math.exp(-signals.passes / self.useful_passes) if self.useful_passes else 1.0
         study, pull = s * c * worth, self.gamma * (1 - c)
         return study / (study + pull) if study else 0.0
 
