@@ -43,7 +43,7 @@ RULES = {
 LONG = {
     "fresh `few`": ("long-few", "long-few-first", "long-few-worn"),
     "`few`": ("long-digits",),
-    "fresh `all`": ("long-all",),
+    "fresh `all`": ("long-all", "long-all-worn"),
 }
 WARMUPS = (20, 60, 100, 200, 400)
 ROWS = {
