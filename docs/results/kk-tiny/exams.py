@@ -15,6 +15,10 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "rule-study"))
+
+from page import insert, shown  # noqa: E402
+
 PAGE = HERE.parents[1] / "evidence.md"
 TASK = "docs/results/kk-tiny/puzzles.py:Puzzles"
 METHODS = ("sasr", "cosine", "static", "sft", "chord_mu")
@@ -38,11 +42,6 @@ def examine(comparison: Path, data: Path) -> None:
     (HERE / "exams.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def shown(figures: dict, sign: str = "") -> str:
-    low, high = figures["interval"]
-    return f"{figures['mean']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
 def compared() -> list[str]:
     """The comparison, best first."""
     results = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
@@ -53,9 +52,10 @@ def compared() -> list[str]:
     for method in sorted(results["methods"], key=lambda m: -m["metrics"]["pass@1"]["mean"]):
         name, each = method["method"], method["per_run"]
         chosen = ", ".join(f"{key} {value:g}" for key, value in results["chosen"].get(name, {}).items())
-        difference = shown(method["difference"]["pass@1"], "+") if method.get("difference") else ""
+        right, other = method["metrics"]["pass@1"], (method.get("difference") or {}).get("pass@1")
+        difference = shown(other["mean"], other["interval"], "+") if other else ""
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {shown(method['metrics']['pass@1'])} "
+            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {shown(right['mean'], right['interval'])} "
             f"| {method['metrics']['pass@8']['mean']:.3f} | {difference} | {method['sft_share']:.2f} "
             f"| {each['seconds']:.0f} s | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
@@ -73,7 +73,7 @@ def examined() -> list[str]:
                 for key in keys:
                     value = value[key]
                 values.append(value)
-        return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else ""
+        return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
     lines = [
         "| method | pass@1 | pass@8 | distinct paths of correct samples | right for the wrong reason | KL to the base "
@@ -81,10 +81,9 @@ def examined() -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     columns = ((3, "pass_at", "1"), (3, "pass_at", "8"), (3, "paths", "distinct"), (3, "wrong_reason", "rate"))
+    columns += ((3, "kl"), (4, "pass_at", "1"))
     for method in METHODS:
-        cells = [over_seeds(method, *column) for column in (*columns, (3, "kl"), (4, "pass_at", "1"))]
-        if any(cells):
-            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+        lines.append(f"| `{method}` | " + " | ".join(over_seeds(method, *column) for column in columns) + " |")
     return lines
 
 
@@ -93,10 +92,7 @@ def main() -> None:
         examine(Path(sys.argv[1]), Path(sys.argv[2]))
         return
     for name, lines in (("kk-table", compared()), ("kk-exams", examined())):
-        before, mark, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        assert mark and end, f"{PAGE} has no {name}"
-        PAGE.write_text(before + mark + "\n".join(lines) + "\n" + end + after, encoding="utf-8")
+        insert(PAGE, name, lines)
 
 
 if __name__ == "__main__":

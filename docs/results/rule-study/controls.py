@@ -7,10 +7,8 @@ long.yaml.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-from page import HERE, Values, gather, insert, read, shown
+from page import HERE, Values, finished, gather, insert, read, shown
 
 from sasr.compare.statistics import interval, mean
 
@@ -77,7 +75,7 @@ def poor() -> Values:
 
 def cell(values: Values, method: str) -> str:
     runs = list(values[method].values())
-    return shown(mean(runs), interval(runs)) if runs else ""
+    return shown(mean(runs), interval(runs))
 
 
 def against(values: Values, method: str, baseline: str) -> str:
@@ -87,18 +85,17 @@ def against(values: Values, method: str, baseline: str) -> str:
     return shown(mean(gains), interval(gains), "+")
 
 
-def rollout_tokens(*names: str) -> dict[str, float]:
-    """Mean over the seeds, in thousands."""
-    spent: dict[str, list[float]] = {}
+def spent(what: str, *names: str) -> dict[str, float]:
+    """Of each method, mean over the seeds: `seconds` inside optimizer steps, the warm-up included, or
+    `rollout_tokens`."""
+    found: dict[str, list[float]] = {}
     for name in names:
-        for run in json.loads((HERE / name).read_text(encoding="utf-8"))["runs"]:
-            if run["stage"] == "final" and "problems" in run:
-                spent.setdefault(run["method"], []).append(run["rollout_tokens"] / 1000)
-    return {method: float(np.mean(counts)) for method, counts in spent.items()}
+        for run in finished(HERE / f"{name}.json"):
+            found.setdefault(run["method"], []).append(run[what])
+    return {method: float(np.mean(values)) for method, values in found.items()}
 
 
-def carries() -> list[str]:
-    values = poor()
+def carries(values: Values) -> list[str]:
     lines = ["| one thing changed | pass@1 | difference |", "|---|---|---|"]
     for baseline, name, changes in (
         ("sasr", "**the paper's rule**: gradient norm, constant pull", CHANGES),
@@ -109,18 +106,16 @@ def carries() -> list[str]:
     return lines
 
 
-def peers() -> list[str]:
-    values = poor()
-    tokens = rollout_tokens(*(f"design/poor{n}.json" for n in ("", "-4")), "controls/peers-poor.json")
+def peers(values: Values) -> list[str]:
+    tokens = spent("rollout_tokens", "design/poor", "design/poor-4", "controls/peers-poor")
     lines = ["| method | pass@1 | SASR, growing pull - it | rollout tokens |", "|---|---|---|---|"]
     for method in ("sasr-cosine-60", "sasr-60", "static-60", "static-100", "sft", *PEERS):
         other = against(values, "sasr-cosine-60", method) if method != "sasr-cosine-60" else ""
-        lines.append(f"| `{method}` | {cell(values, method)} | {other} | {tokens[method]:.0f}k |")
+        lines.append(f"| `{method}` | {cell(values, method)} | {other} | {tokens[method] / 1000:.0f}k |")
     return lines
 
 
-def rates() -> list[str]:
-    values = poor()
+def rates(values: Values) -> list[str]:
     lines = ["| after the warm-up | 1e-4 | 5e-4 | what the rate costs |", "|---" * 4 + "|"]
     for rule, (name, proper) in RULES.items():
         hot = f"{rule}-hot"
@@ -136,20 +131,10 @@ def longer() -> dict[str, Values]:
     return found
 
 
-def seconds(*names: str) -> dict[str, float]:
-    """Seconds inside optimizer steps of each method's runs, the warm-up included, mean over the seeds."""
-    spent: dict[str, list[float]] = {}
-    for name in names:
-        for run in json.loads((HERE / "controls" / f"{name}.json").read_text(encoding="utf-8"))["runs"]:
-            if run["stage"] == "final" and "problems" in run:
-                spent.setdefault(run["method"], []).append(run["seconds"])
-    return {method: float(np.mean(times)) for method, times in spent.items()}
-
-
-def warmups() -> list[str]:
+def warmups(tasks: dict[str, Values]) -> list[str]:
     """pass@1 against the warm-up, and what the static sweep costs."""
     lines = ["| 480 steps | 20 | 60 | 100 | 200 | 400 |", "|---" * 6 + "|"]
-    for task, values in longer().items():
+    for task, values in tasks.items():
         for name, methods in ROWS.items():
             runs = {n: list(values[m].values()) for n, m in methods.items() if m in values}
             if runs:
@@ -157,9 +142,9 @@ def warmups() -> list[str]:
                 lines.append(f"| {task}: {name} | {' | '.join(row)} |")
         if "sft" in values:
             lines.append(f"| {task}: SFT alone | {mean(list(values['sft'].values())):.3f} | | | | |")
-    spent = seconds("long-few")
-    sweep = sum(time for method, time in spent.items() if method.startswith("static")) / 60
-    one = spent["sasr-cosine-60"] / 60
+    seconds = spent("seconds", "controls/long-few")
+    sweep = sum(time for method, time in seconds.items() if method.startswith("static")) / 60
+    one = seconds["sasr-cosine-60"] / 60
     return [
         *lines,
         "",
@@ -168,8 +153,7 @@ def warmups() -> list[str]:
     ]
 
 
-def longer_pairs() -> list[str]:
-    tasks = longer()
+def longer_pairs(tasks: dict[str, Values]) -> list[str]:
     lines = ["| difference | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for one, other in LONG_PAIRS:
         cells = [against(values, one, other) if one in values and other in values else "" for values in tasks.values()]
@@ -177,14 +161,14 @@ def longer_pairs() -> list[str]:
     return lines
 
 
-def draw() -> None:
+def draw(tasks: dict[str, Values]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "sasr"  # the same file each time
     import matplotlib.pyplot as plt
 
-    tasks = {task: values for task, values in longer().items() if task != "`few`"}  # which has one length only
+    tasks = {task: values for task, values in tasks.items() if task != "`few`"}  # which has one length only
     figure, axes = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 3.8), layout="constrained", sharey=True)
     for ax, (task, values) in zip(axes, tasks.items(), strict=True):
         for (name, methods), colour in zip(ROWS.items(), COLOURS, strict=True):
@@ -214,10 +198,11 @@ def draw() -> None:
 
 
 def main() -> None:
+    values, tasks = poor(), longer()
     for mark, make in (("carries", carries), ("peers", peers), ("rates", rates)):
-        insert(PAGE, mark, make())
-    insert(PAGE, "warmups", [*warmups(), "", *longer_pairs()])
-    draw()
+        insert(PAGE, mark, make(values))
+    insert(PAGE, "warmups", [*warmups(tasks), "", *longer_pairs(tasks)])
+    draw(tasks)
 
 
 if __name__ == "__main__":

@@ -65,13 +65,18 @@ RENAMED = {
 Values = dict[str, dict[int, np.ndarray]]  # method -> seed -> pass@1 of each problem
 
 
+def finished(path: Path) -> list[dict]:
+    """The examined final runs of a comparison's results.json."""
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return [run for run in runs if run["stage"] == "final" and "problems" in run]
+
+
 def read(path: Path) -> Values:
     """pass@1 by method, seed and problem."""
     values: Values = {}
-    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-        if run["stage"] == "final" and "problems" in run:
-            problems = run["problems"]
-            values.setdefault(run["method"], {})[run["seed"]] = np.array(problems["correct"]) / problems["samples"]
+    for run in finished(path):
+        problems = run["problems"]
+        values.setdefault(run["method"], {})[run["seed"]] = np.array(problems["correct"]) / problems["samples"]
     return values
 
 

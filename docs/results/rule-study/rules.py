@@ -6,7 +6,7 @@ sasr train --schedule docs/results/rule-study/rules.py:SasrCosine
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sasr import Signals, StepPlan
@@ -34,20 +34,12 @@ class SasrCosine:
 
 
 @dataclass(frozen=True)
-class SasrWorn:
+class SasrWorn(SasrCosine):
     """SASR with the growing pull, whose demonstrations wear out: their pull falls to 1/e with every `PASSES` passes
     over them, about the rate at which repeated data lose their value in Muennighoff et al. (arXiv 2305.16264)."""
 
     PASSES: ClassVar[float] = 16.0
-    needs_warmup: ClassVar[bool] = True
-    needs_progress: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
-        c = (1 + math.cos(math.pi * signals.progress)) / 2
-        s = signals.sft_grad_norm / signals.warmup_grad_norm * math.exp(-signals.passes / self.PASSES)
-        p = s * c / (s * c + 1 - c)
-        sft = signals.draw < p
-        return StepPlan(float(sft), float(not sft), p)
-
-    def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
-        return True, total_steps > warmup_steps
+        worth = math.exp(-signals.passes / self.PASSES)
+        return super().plan(replace(signals, sft_grad_norm=signals.sft_grad_norm * worth))
