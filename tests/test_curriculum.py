@@ -162,6 +162,20 @@ def test_easy_to_hard_in_a_run(tmp_path):
     assert logged[0] == (1.0, pytest.approx(1 / (1 + 0.95 + 2)), 0.5), "two questions that nobody solved"
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"curriculum": "easy_to_hard"}, {"sft_questions": "failed"}, {"sft_norm_every": 1}]
+)
+def test_passes_count_what_was_studied_whatever_chose_it(tmp_path, settings):
+    """And not what a probe looked at: 8 demonstrations of 24 a step."""
+    trained = toy.trainer(tmp_path, schedule="random", sft_share=0.5, max_steps=14, sft_warmup_steps=4, **settings)
+    signals, seen = trained.tracker.signals, []
+    trained.tracker.signals = lambda *of: seen.append(of[-1]) or signals(*of)
+    trained.train()
+    kinds = [log["sasr/sft_weight"] for log in trained.state.log_history if "sasr/sft_weight" in log]
+    assert 6 <= sum(kinds) <= 12, "SFT after the warm-up too, and GRPO"
+    assert seen == pytest.approx([sum(kinds[:step]) / 3 for step in range(14)])
+
+
 def test_adaptive_in_a_run_asks_what_half_of_the_rollouts_solve(tmp_path):
     """Half of the rollouts solve sums of one digit, a fifth of the rows; everybody solves those of two."""
 

@@ -130,7 +130,9 @@ def test_sft_needs_no_reward_and_no_answers(tmp_path):
         processing_class=toy.tokenizer(),
     )
     trained.train()
-    assert trained.counts == {"sft_steps": 12, "grpo_steps": 0, "sft_tokens": 12 * 8 * 3, "rollout_tokens": 0}
+    studied = 12 * 8
+    expected = {"sft_steps": 12, "demonstrations": studied, "sft_tokens": studied * 3}
+    assert trained.counts == {**expected, "grpo_steps": 0, "rollout_tokens": 0}
 
 
 @pytest.mark.parametrize(

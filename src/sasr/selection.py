@@ -86,6 +86,11 @@ class Selection:
         batch = (args.per_device_sft_batch_size or 1) * args.world_size * args.gradient_accumulation_steps
         return len(self.failed_at) / batch
 
+    @property
+    def passes(self) -> float:
+        """Demonstrations studied so far, whatever chose them, over those that there are; 0 if there are none."""
+        return self.trainer.counts["demonstrations"] / max(len(self.trainer.demonstrations), 1)
+
     def before_step(self, plan: StepPlan, count: int) -> Chosen:
         """`count` demonstrations, for `all` and `failed`."""
         studied = self._failed(count) if plan.demonstrations == "failed" else []

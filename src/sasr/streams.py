@@ -25,11 +25,6 @@ class RowStream:
         self._pass = -1
         self._order: list[int] = list(range(size))
 
-    @property
-    def passes(self) -> float:
-        """How often it has gone through all rows; 0 if there are none."""
-        return self.position / max(self.size, 1)
-
     def take(self, count: int) -> list[int]:
         """The next `count` row indices. Raises `ValueError` if there are no rows."""
         if count and not self.size:

@@ -106,7 +106,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
         self.watch = Watch()
         self.tell: safeguards.Tell = logging.getLogger("sasr").warning  # of the watch; a live view takes it over
-        self.counts = {"sft_steps": 0, "grpo_steps": 0, "sft_tokens": 0, "rollout_tokens": 0}
+        self.counts = dict.fromkeys(("sft_steps", "grpo_steps", "demonstrations", "sft_tokens", "rollout_tokens"), 0)
         self.optimizer_states: OptimizerStates | None = None
         self.selection = Selection(self)
         self.chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
@@ -171,7 +171,7 @@ class SASRTrainer(ObservedGRPOTrainer):
 
     def _decide(self) -> StepPlan:
         seed, step, end = self.args.seed, self.state.global_step, self.state.max_steps
-        waiting, spent, passes = self.selection.waiting_batches, self.budget.share, self.sft_stream.passes
+        waiting, spent, passes = self.selection.waiting_batches, self.budget.share, self.selection.passes
         plan = decide(self.schedule, self.tracker.signals(seed, step, end, waiting, spent, passes))
         plan = safeguards.adjusted(self, plan)
         if plan.demonstrations == "all":
@@ -205,6 +205,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         tokens = sum(d.length for d in chosen.demonstrations)
         self.work.train(tokens, counted)
         if counted:
+            self.counts["demonstrations"] += len(chosen.demonstrations)
             self.counts["sft_tokens"] += chosen.tokens
             self.state.num_input_tokens_seen += tokens
 
@@ -390,7 +391,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.watch.load_state_dict(state.get("watch", {}))
         self.tracker.load_state_dict(state["signals"])
         self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
-        self.counts.update(state["counts"])
+        self.counts.update({"demonstrations": state["sft_position"]} | state["counts"])
         self.budget.load(state)
         self.ahead.load(directory, state.get("ahead"))
         self.work.load_state_dict(state.get("work", {}))
