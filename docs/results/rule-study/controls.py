@@ -1,16 +1,16 @@
 """The rule study's controls: what carries the rule, peers, too high a rate, and warm-ups of 20 to 400 steps.
 
 Run: python docs/results/rule-study/controls.py (needs matplotlib). Writes warmups.svg beside itself and the tables
-into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml, peers.yaml and
-long.yaml.
+into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml, moments.yaml,
+half.yaml, peers.yaml and long.yaml.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from page import HERE, Values, finished, gather, insert, read, shown
+from page import HERE, TASKS, Values, finished, gather, insert, read, shown
 
-from sasr.compare.statistics import interval, mean
+from sasr.compare.statistics import interval, mean, sign_flip_p
 
 PAGE = HERE.parents[1] / "rule-controls.md"
 CHANGES = {
@@ -28,6 +28,13 @@ GROWING = {
     "cosine-60": "no signal: the cosine alone",
     "sasr-cosine-divergence": "p from the divergence",
 }
+# What was changed on all four tasks of the search: the files of its runs, its method, and the method it is one of.
+FOUR = {
+    "one Adam state for both: SASR": ("moments", "sasr-cosine-60", "sasr-cosine-60"),
+    "one Adam state for both: static, 60": ("moments", "static-60", "static-60"),
+    "one Adam state for both: static, 100": ("moments", "static-100", "static-100"),
+    "gamma .5 (and `useful_passes: 16`): SASR": ("half", "sasr-half-60", "sasr-cosine-60"),
+}
 PEERS = ("chord_mu", "hpt", "luffy", "srft")
 # A rule's name, and what its run at the study's rate is called; RULE-hot is the other.
 RULES = {
@@ -39,9 +46,9 @@ RULES = {
 }
 # Tasks of 480 steps, and the files in controls/ that their runs are in.
 LONG = {
-    "fresh `few`": ("long-few", "long-few-first", "long-few-worn"),
+    "fresh `few`": ("long-few", "long-few-first", "long-few-worn", "long-few-2"),
     "`few`": ("long-digits",),
-    "fresh `all`": ("long-all", "long-all-worn"),
+    "fresh `all`": ("long-all", "long-all-worn", "long-all-2"),
 }
 WARMUPS = (20, 60, 100, 200, 400)
 ROWS = {
@@ -54,6 +61,8 @@ ROWS = {
 }
 COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:red", "tab:purple", "tab:brown")
 LONG_PAIRS = (
+    ("static-60", "static-400"),
+    ("static-200", "static-400"),
     ("sasr-cosine-60", "static-60"),
     ("sasr-cosine-60", "static-200"),
     ("sasr-cosine-60", "static-400"),
@@ -106,6 +115,22 @@ def carries(values: Values) -> list[str]:
     return lines
 
 
+def four() -> list[str]:
+    """What a change makes of the growing pull, or of static, on each task of the search and over all four."""
+    studied = gather("design")
+    lines = ["| changed: with - without | " + " | ".join(f"`{task}`" for task in TASKS) + " | all four | p |"]
+    lines.append("|---" * (len(TASKS) + 3) + "|")
+    for name, (files, method, baseline) in FOUR.items():
+        cells, gains = [], []
+        for task in TASKS:
+            runs, others = read(HERE / "controls" / f"{files}-{task}.json")[method], studied[task][baseline]
+            cells.append(f"{mean(list(runs.values())):.3f} - {mean([others[seed] for seed in runs]):.3f}")
+            gains += [runs[seed] - others[seed] for seed in runs]
+        p = sign_flip_p([float(gain.mean()) for gain in gains])
+        lines.append(f"| {name} | {' | '.join(cells)} | {shown(mean(gains), interval(gains), '+')} | {p:.2f} |")
+    return lines
+
+
 def peers(values: Values) -> list[str]:
     tokens = spent("rollout_tokens", "design/poor", "design/poor-4", "controls/peers-poor")
     lines = ["| method | pass@1 | SASR, growing pull - it | rollout tokens |", "|---|---|---|---|"]
@@ -125,23 +150,26 @@ def rates(values: Values) -> list[str]:
 
 def longer() -> dict[str, Values]:
     """Runs of 480 steps by task, method, seed and problem."""
-    found = {}
+    found: dict[str, Values] = {task: {} for task in LONG}
     for task, names in LONG.items():
-        found[task] = {m: runs for name in names for m, runs in read(HERE / "controls" / f"{name}.json").items()}
+        for name in names:
+            for method, runs in read(HERE / "controls" / f"{name}.json").items():
+                found[task].setdefault(method, {}).update(runs)
     return found
 
 
 def warmups(tasks: dict[str, Values]) -> list[str]:
     """pass@1 against the warm-up, and what the static sweep costs."""
-    lines = ["| 480 steps | 20 | 60 | 100 | 200 | 400 |", "|---" * 6 + "|"]
+    lines = ["| 480 steps (seeds) | 20 | 60 | 100 | 200 | 400 |", "|---" * 6 + "|"]
     for task, values in tasks.items():
         for name, methods in ROWS.items():
             runs = {n: list(values[m].values()) for n, m in methods.items() if m in values}
             if runs:
-                row = [f"{mean(runs[n]):.3f}" if n in runs else "" for n in WARMUPS]
+                row = [f"{mean(runs[n]):.3f} ({len(runs[n])})" if n in runs else "" for n in WARMUPS]
                 lines.append(f"| {task}: {name} | {' | '.join(row)} |")
         if "sft" in values:
-            lines.append(f"| {task}: SFT alone | {mean(list(values['sft'].values())):.3f} | | | | |")
+            alone = list(values["sft"].values())
+            lines.append(f"| {task}: SFT alone | {mean(alone):.3f} ({len(alone)}) | | | | |")
     seconds = spent("seconds", "controls/long-few")
     sweep = sum(time for method, time in seconds.items() if method.startswith("static")) / 60
     one = seconds["sasr-cosine-60"] / 60
@@ -201,6 +229,7 @@ def main() -> None:
     values, tasks = poor(), longer()
     for mark, make in (("carries", carries), ("peers", peers), ("rates", rates)):
         insert(PAGE, mark, make(values))
+    insert(PAGE, "four", four())
     insert(PAGE, "warmups", [*warmups(tasks), "", *longer_pairs(tasks)])
     draw(tasks)
 

@@ -1,7 +1,7 @@
 """The rule study's table and figure, from the results.json of its comparisons.
 
 Run: python docs/results/rule-study/page.py (needs matplotlib). Writes table.md and figure.svg beside itself,
-and the tables into docs/rule-study.md and README.md, from design/TASK.json (the rules were looked for there) and
+and the tables into docs/rule-study.md, from design/TASK.json (the rules were looked for there) and
 confirm/TASK.json (fresh tasks and seeds) of sasr compare.
 """
 
@@ -218,7 +218,7 @@ def main() -> None:
     (HERE / "table.md").write_text(tables + "\n", encoding="utf-8")
     insert(HERE.parents[1] / "rule-study.md", "tables", tables.splitlines())
     insert(HERE.parents[1] / "rule-study.md", "labels", labels())
-    insert(HERE.parents[2] / "README.md", "table", summary())
+    insert(HERE.parents[1] / "rule-study.md", "summary", summary())
     figure, grid = plt.subplots(len(parts), 4, figsize=(13, 3 * len(parts)), layout="constrained", squeeze=False)
     for part, axes in zip(parts, grid, strict=True):
         draw(part, axes)
