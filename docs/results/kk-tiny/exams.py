@@ -2,7 +2,7 @@
 
 Run: python docs/results/kk-tiny/exams.py runs/kk-main DIR (of the dataset's 3ppl_test.jsonl and 4ppl_test.jsonl; runs
 `sasr exam` where that is not done yet, and writes exams.json beside itself), then without arguments: writes the tables,
-of exams.json and of the comparison's results.json, into docs/evidence.md.
+of exams.json and of the comparisons' results.json and time.json, into docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -42,22 +42,47 @@ def examine(comparison: Path, data: Path) -> None:
     (HERE / "exams.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def best_first(name: str) -> tuple[list[dict], dict]:
+    """The methods of a comparison, and what was tuned for each."""
+    results = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    return sorted(results["methods"], key=lambda m: -m["metrics"]["pass@1"]["mean"]), results["chosen"]
+
+
+def accuracy(method: dict) -> tuple[str, str, str]:
+    """pass@1, pass@8, and the difference in pass@1 to static."""
+    right, other = method["metrics"]["pass@1"], (method.get("difference") or {}).get("pass@1")
+    difference = shown(other["mean"], other["interval"], "+") if other else ""
+    return shown(right["mean"], right["interval"]), f"{method['metrics']['pass@8']['mean']:.3f}", difference
+
+
 def compared() -> list[str]:
-    """The comparison, best first."""
-    results = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+    """At equal steps, best first."""
     lines = [
         "| method | tuned, of 3 or 4 points | pass@1 | pass@8 | pass@1 - static | SFT share | time | rollout tokens |",
         "|---" * 8 + "|",
     ]
-    for method in sorted(results["methods"], key=lambda m: -m["metrics"]["pass@1"]["mean"]):
+    methods, tuned = best_first("results")
+    for method in methods:
         name, each = method["method"], method["per_run"]
-        chosen = ", ".join(f"{key} {value:g}" for key, value in results["chosen"].get(name, {}).items())
-        right, other = method["metrics"]["pass@1"], (method.get("difference") or {}).get("pass@1")
-        difference = shown(other["mean"], other["interval"], "+") if other else ""
+        chosen = ", ".join(f"{key} {value:g}" for key, value in tuned.get(name, {}).items())
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {shown(right['mean'], right['interval'])} "
-            f"| {method['metrics']['pass@8']['mean']:.3f} | {difference} | {method['sft_share']:.2f} "
-            f"| {each['seconds']:.0f} s | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
+            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {' | '.join(accuracy(method))} "
+            f"| {method['sft_share']:.2f} | {each['seconds']:.0f} s | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
+        )
+    return lines
+
+
+def timed() -> list[str]:
+    """At equal seconds, best first."""
+    lines = [
+        "| method, equal seconds | steps | pass@1 | pass@8 | pass@1 - static | SFT share | rollout tokens |",
+        "|---" * 7 + "|",
+    ]
+    for method in best_first("time")[0]:
+        name, each = method["method"], method["per_run"]
+        lines.append(
+            f"| `{name}` ({len(method['seeds'])}) | {each['steps']:.0f} | {' | '.join(accuracy(method))} "
+            f"| {method['sft_share']:.2f} | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
     return lines
 
@@ -91,7 +116,7 @@ def main() -> None:
     if len(sys.argv) == 3:
         examine(Path(sys.argv[1]), Path(sys.argv[2]))
         return
-    for name, lines in (("kk-table", compared()), ("kk-exams", examined())):
+    for name, lines in (("kk-table", compared()), ("kk-time", timed()), ("kk-exams", examined())):
         insert(PAGE, name, lines)
 
 
