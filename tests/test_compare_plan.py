@@ -41,6 +41,16 @@ def test_defaults():
     assert comparison({"methods": ["sasr", "sft"]}).baseline == "sasr"
 
 
+def test_a_baseline_that_the_flags_leave_out():
+    section = {"methods": {"static": {}, "sasr": {}, "sft": {}}, "baseline": "sasr"}
+    assert comparison(section).baseline == "sasr"
+    assert comparison(section, methods=["sft", "static"]).baseline == "static"
+    assert comparison(section, methods=["sft"]).baseline == "sft"
+    for recipe, options in ((section, {"methods": ["sft"], "baseline": "sasr"}), ({**section, "baseline": "sasrr"}, {})):
+        with pytest.raises(InputError, match="unknown baseline 'sasr"):
+            comparison(recipe, **options)
+
+
 def test_bare_names_and_flags():
     made = comparison(
         {"methods": {"grpo": {}, "sasr-2": {"schedule": "sasr", "gamma": 2.0}}}, methods=["sasr-2", "sft"]

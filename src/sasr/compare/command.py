@@ -29,7 +29,7 @@ Methods x seeds on one task at an equal budget: every run, a table with interval
                      of SFT that sasr had with the same seed, a bare grpo no warm-up
   --seeds SEEDS      such as 1-8, or 1 2 3; default: 1-3
   --budget KIND=N    of each run: steps, seconds (inside steps) or rollout_tokens; default: steps=max_steps
-  --baseline NAME    what the others are compared with; default: static, or else the first
+  --baseline NAME    what the others are compared with; default: the recipe's, or static, or else the first
   --jobs N           runs at a time; default: one for each CUDA device, or else for each CPU core
   --output_dir DIR   where everything goes; default: runs/compare-NAME-N. The same command with the same directory goes
                      on where it was stopped

@@ -60,11 +60,7 @@ def read(recipe: Values, source: str, flags: Values, options: Mapping[str, Any])
     shared = {k: v for k, v in {**recipe, **flags}.items() if k not in _REFUSED and k != "schedule"}
     methods = _methods(section, options.get("methods"), seeds, source)
     names = [method.name for method in methods]
-    baseline = options.get("baseline") or section.get("baseline")
-    if baseline is None:
-        baseline = "static" if "static" in names else names[0]
-    if baseline not in names:
-        raise unknown("baseline", str(baseline), names)
+    baseline = _baseline(section, options, names)
     tune_seeds: tuple[int, ...] = ()
     if any(method.grid for method in methods):
         tune_seeds = seeds_of(_first(section.get("tune_seeds"), 101), "tune_seeds")
@@ -77,6 +73,17 @@ def read(recipe: Values, source: str, flags: Values, options: Mapping[str, Any])
     elif "tune_seeds" in section and section["tune_seeds"] != []:
         seeds_of(section["tune_seeds"], "tune_seeds")
     return Comparison(shared, tuple(methods), budget, baseline, tune_seeds)
+
+
+def _baseline(section: Mapping[str, Any], options: Mapping[str, Any], names: list[str]) -> str:
+    """What the others are compared with. Where `--methods` leaves out the recipe's own, it is as if there were none."""
+    given = options.get("baseline") or section.get("baseline")
+    left_out = not options.get("baseline") and options.get("methods") and given in (section.get("methods") or ())
+    if given is None or (left_out and given not in names):
+        return "static" if "static" in names else names[0]
+    if given not in names:
+        raise unknown("baseline", str(given), names)
+    return str(given)
 
 
 def _methods(section: Values, chosen: list[str] | None, seeds: tuple[int, ...], source: str) -> list[Method]:
