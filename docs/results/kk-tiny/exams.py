@@ -17,7 +17,9 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "rule-study"))
 
-from page import insert, shown  # noqa: E402
+from page import insert, read, shown  # noqa: E402
+
+from sasr.compare.statistics import interval, mean  # noqa: E402
 
 PAGE = HERE.parents[1] / "evidence.md"
 TASK = "docs/results/kk-tiny/puzzles.py:Puzzles"
@@ -48,25 +50,30 @@ def best_first(name: str) -> tuple[list[dict], dict]:
     return sorted(results["methods"], key=lambda m: -m["metrics"]["pass@1"]["mean"]), results["chosen"]
 
 
-def accuracy(method: dict) -> tuple[str, str, str]:
-    """pass@1, pass@8, and the difference in pass@1 to static."""
+def accuracy(name: str, method: dict) -> str:
+    """Cells of a comparison: pass@1, pass@8, the difference in pass@1 to static, and SASR's to it."""
     right, other = method["metrics"]["pass@1"], (method.get("difference") or {}).get("pass@1")
     difference = shown(other["mean"], other["interval"], "+") if other else ""
-    return shown(right["mean"], right["interval"]), f"{method['metrics']['pass@8']['mean']:.3f}", difference
+    values, own = read(HERE / f"{name}.json"), method["method"]
+    gains = [values["sasr"][seed] - values[own][seed] for seed in values[own] if seed in values["sasr"]]
+    sasr = shown(mean(gains), interval(gains), "+") if own != "sasr" else ""
+    cells = [shown(right["mean"], right["interval"]), f"{method['metrics']['pass@8']['mean']:.3f}", difference, sasr]
+    return " | ".join(cells)
 
 
 def compared() -> list[str]:
     """At equal steps, best first."""
     lines = [
-        "| method | tuned, of 3 or 4 points | pass@1 | pass@8 | pass@1 - static | SFT share | time | rollout tokens |",
-        "|---" * 8 + "|",
+        "| method | tuned, of 3 or 4 points | pass@1 | pass@8 | it - static | `sasr` - it | SFT share | time "
+        "| rollout tokens |",
+        "|---" * 9 + "|",
     ]
     methods, tuned = best_first("results")
     for method in methods:
         name, each = method["method"], method["per_run"]
         chosen = ", ".join(f"{key} {value:g}" for key, value in tuned.get(name, {}).items())
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {' | '.join(accuracy(method))} "
+            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {accuracy('results', method)} "
             f"| {method['sft_share']:.2f} | {each['seconds']:.0f} s | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
     return lines
@@ -75,13 +82,13 @@ def compared() -> list[str]:
 def timed() -> list[str]:
     """At equal seconds, best first."""
     lines = [
-        "| method, equal seconds | steps | pass@1 | pass@8 | pass@1 - static | SFT share | rollout tokens |",
-        "|---" * 7 + "|",
+        "| method, equal seconds | steps | pass@1 | pass@8 | it - static | `sasr` - it | SFT share | rollout tokens |",
+        "|---" * 8 + "|",
     ]
     for method in best_first("time")[0]:
         name, each = method["method"], method["per_run"]
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {each['steps']:.0f} | {' | '.join(accuracy(method))} "
+            f"| `{name}` ({len(method['seeds'])}) | {each['steps']:.0f} | {accuracy('time', method)} "
             f"| {method['sft_share']:.2f} | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
     return lines
