@@ -17,7 +17,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "rule-study"))
 
-from page import insert, read, shown  # noqa: E402
+from page import Values, insert, paired, read, shown  # noqa: E402
 
 from sasr.compare.statistics import interval, mean  # noqa: E402
 
@@ -44,19 +44,18 @@ def examine(comparison: Path, data: Path) -> None:
     (HERE / "exams.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def best_first(name: str) -> tuple[list[dict], dict]:
+def best_first(path: Path) -> tuple[list[dict], dict]:
     """The methods of a comparison, and what was tuned for each."""
-    results = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    results = json.loads(path.read_text(encoding="utf-8"))
     return sorted(results["methods"], key=lambda m: -m["metrics"]["pass@1"]["mean"]), results["chosen"]
 
 
-def accuracy(name: str, method: dict) -> str:
-    """Cells of a comparison: pass@1, pass@8, the difference in pass@1 to static, and SASR's to it."""
+def accuracy(values: Values, method: dict) -> str:
+    """Cells of a method: pass@1, pass@8, the difference in pass@1 to static, and SASR's to it."""
     right, other = method["metrics"]["pass@1"], (method.get("difference") or {}).get("pass@1")
     difference = shown(other["mean"], other["interval"], "+") if other else ""
-    values, own = read(HERE / f"{name}.json"), method["method"]
-    gains = [values["sasr"][seed] - values[own][seed] for seed in values[own] if seed in values["sasr"]]
-    sasr = shown(mean(gains), interval(gains), "+") if own != "sasr" else ""
+    gains = paired(values["sasr"], values[method["method"]])
+    sasr = shown(mean(gains), interval(gains), "+") if method["method"] != "sasr" else ""
     cells = [shown(right["mean"], right["interval"]), f"{method['metrics']['pass@8']['mean']:.3f}", difference, sasr]
     return " | ".join(cells)
 
@@ -68,12 +67,13 @@ def compared() -> list[str]:
         "| rollout tokens |",
         "|---" * 9 + "|",
     ]
-    methods, tuned = best_first("results")
+    path = HERE / "results.json"
+    (methods, tuned), values = best_first(path), read(path)
     for method in methods:
         name, each = method["method"], method["per_run"]
         chosen = ", ".join(f"{key} {value:g}" for key, value in tuned.get(name, {}).items())
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {accuracy('results', method)} "
+            f"| `{name}` ({len(method['seeds'])}) | {chosen} | {accuracy(values, method)} "
             f"| {method['sft_share']:.2f} | {each['seconds']:.0f} s | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
     return lines
@@ -85,10 +85,12 @@ def timed() -> list[str]:
         "| method, equal seconds | steps | pass@1 | pass@8 | it - static | `sasr` - it | SFT share | rollout tokens |",
         "|---" * 8 + "|",
     ]
-    for method in best_first("time")[0]:
+    path = HERE / "time.json"
+    (methods, _), values = best_first(path), read(path)
+    for method in methods:
         name, each = method["method"], method["per_run"]
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {each['steps']:.0f} | {accuracy('time', method)} "
+            f"| `{name}` ({len(method['seeds'])}) | {each['steps']:.0f} | {accuracy(values, method)} "
             f"| {method['sft_share']:.2f} | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
     return lines

@@ -1,8 +1,8 @@
 """SASR as it is by default on the study's eight tasks, with seeds that nothing was chosen on: the README's table.
 
 Run: python docs/results/rule-study/again.py run (trains the two base models and makes the eight comparisons of
-again.yaml and told-again.yaml in runs/, where that is not done yet: two hours on a CPU core), then without
-arguments: writes the tables of again/TASK.json into README.md and docs/rule-study.md.
+again.yaml and told-again.yaml in runs/, where that is not done yet: two to three hours on a CPU core). With and
+without `run` it writes the tables of again/TASK.json into README.md and docs/rule-study.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from page import HERE, TASKS, Values, best_static, finished, gather, insert, read, shown
+from page import HERE, TASKS, Values, best_static, gather, insert, paired, read, shown, spent
 
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
@@ -66,13 +66,7 @@ def tasks() -> dict[str, Values]:
 
 def gains(values: dict[str, Values], one: str, other: str) -> list:
     """Differences by run, of all tasks."""
-    return [v[one][seed] - v[other][seed] for v in values.values() for seed in v[one]]
-
-
-def spent(what: str, method: str) -> float:
-    """Mean over all runs of a method."""
-    runs = [run for path in (HERE / "again").glob("*.json") for run in finished(path) if run["method"] == method]
-    return sum(run[what] for run in runs) / len(runs)
+    return [gain for v in values.values() for gain in paired(v[one], v[other])]
 
 
 def summary(values: dict[str, Values]) -> list[str]:
@@ -81,6 +75,7 @@ def summary(values: dict[str, Values]) -> list[str]:
         "| method, 140 steps | pass@1, 8 tasks | `sasr` - it | p | worst task, to the better switch | rollout tokens |",
         "|---" * 6 + "|",
     ]
+    tokens = spent("rollout_tokens", *(f"again/{prefix}{task}" for prefix, *_ in FAMILIES.values() for task in TASKS))
     better = {task: best_static(v) for task, v in values.items()}
     for method, name in METHODS.items():
         own = [runs for v in values.values() for runs in v[method].values()]
@@ -90,8 +85,8 @@ def summary(values: dict[str, Values]) -> list[str]:
             difference = shown(mean(found), interval(found), "+")
             p = f"{sign_flip_p([float(gain.mean()) for gain in found]):.3f}"
         worst = min(mean(gains({task: v}, method, better[task])) for task, v in values.items())
-        tokens = f"{spent('rollout_tokens', method) / 1000:.0f}k" if method != "static" else ""
-        lines.append(f"| {name} | {mean(own):.3f} | {difference} | {p} | {worst:+.3f} | {tokens} |")
+        cost = f"{tokens[method] / 1000:.0f}k" if method in tokens else ""
+        lines.append(f"| {name} | {mean(own):.3f} | {difference} | {p} | {worst:+.3f} | {cost} |")
     return lines
 
 

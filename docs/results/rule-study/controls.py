@@ -8,7 +8,7 @@ half.yaml, peers.yaml and long.yaml.
 from __future__ import annotations
 
 import numpy as np
-from page import HERE, TASKS, Values, finished, gather, insert, read, shown
+from page import HERE, TASKS, Values, gather, insert, paired, read, shown, spent
 
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
@@ -89,19 +89,8 @@ def cell(values: Values, method: str) -> str:
 
 def against(values: Values, method: str, baseline: str) -> str:
     """The difference, paired by seed and problem. Three seeds can give no p below .25, so there is none."""
-    one, other = values[method], values[baseline]
-    gains = [one[s] - other[s] for s in one if s in other]
+    gains = paired(values[method], values[baseline])
     return shown(mean(gains), interval(gains), "+")
-
-
-def spent(what: str, *names: str) -> dict[str, float]:
-    """Of each method, mean over the seeds: `seconds` inside optimizer steps, the warm-up included, or
-    `rollout_tokens`."""
-    found: dict[str, list[float]] = {}
-    for name in names:
-        for run in finished(HERE / f"{name}.json"):
-            found.setdefault(run["method"], []).append(run[what])
-    return {method: float(np.mean(values)) for method, values in found.items()}
 
 
 def carries(values: Values) -> list[str]:
@@ -125,7 +114,7 @@ def four() -> list[str]:
         for task in TASKS:
             runs, others = read(HERE / "controls" / f"{files}-{task}.json")[method], studied[task][baseline]
             cells.append(f"{mean(list(runs.values())):.3f} - {mean([others[seed] for seed in runs]):.3f}")
-            gains += [runs[seed] - others[seed] for seed in runs]
+            gains += paired(runs, others)
         p = sign_flip_p([float(gain.mean()) for gain in gains])
         lines.append(f"| {name} | {' | '.join(cells)} | {shown(mean(gains), interval(gains), '+')} | {p:.2f} |")
     return lines

@@ -80,6 +80,21 @@ def read(path: Path) -> Values:
     return values
 
 
+def paired(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """The differences of two methods, by problem, for each seed that both have."""
+    return [one[seed] - other[seed] for seed in one if seed in other]
+
+
+def spent(what: str, *names: str) -> dict[str, float]:
+    """Of each method in these results, mean over its runs: `seconds` inside optimizer steps, the warm-up included, or
+    `rollout_tokens`."""
+    found: dict[str, list[float]] = {}
+    for name in names:
+        for run in finished(HERE / f"{name}.json"):
+            found.setdefault(run["method"], []).append(run[what])
+    return {method: float(np.mean(values)) for method, values in found.items()}
+
+
 def gather(part: str) -> dict[str, Values]:
     """The rounds of each task together."""
     found: dict[str, Values] = {}
@@ -121,8 +136,7 @@ def table(part: str) -> list[str]:
             own = list(values[method].values())
             bold = "**" if method == best[task] else ""
             cells.append(f"{bold}{shown(mean(own), interval(own))}{bold} ({len(own)})")
-            runs, others = values[method], values[best[task]]
-            own_gains = [runs[s] - others[s] for s in runs if s in others]
+            own_gains = paired(values[method], values[best[task]])
             gains += own_gains
             by_task.append(mean(own_gains))
         over = "" if len(by_task) == len(data) else f" ({len(by_task)} tasks)"
@@ -178,7 +192,7 @@ def pairs(part: str) -> list[str]:
     lines = [f"| {part} | difference in pass@1 | tasks, runs | p |", "|---|---|---|---|"]
     for a, b in PAIRS:
         shared = [(v[a], v[b]) for v in data.values() if a in v and b in v]
-        gains = [one[s] - other[s] for one, other in shared for s in one if s in other]
+        gains = [gain for one, other in shared for gain in paired(one, other)]
         if gains:
             p = sign_flip_p([float(g.mean()) for g in gains])
             difference = shown(mean(gains), interval(gains), "+")
