@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints
@@ -25,6 +26,13 @@ def test_defaults_that_follow_others():
     assert given.per_device_sft_batch_size == 16
     assert config(sft_learning_rate=1e-3).sft_hybrid_learning_rate == 1e-3
     assert (given.bf16, given.gradient_checkpointing, given.logging_steps) == (False, False, 1)
+
+
+def test_bf16_can_be_asked_for_without_an_accelerator():
+    """transformers refuses it unless use_cpu is set too."""
+    given = config(bf16=True, use_cpu=False)
+    assert given.bf16 and given.use_cpu != torch.accelerator.is_available()
+    assert not config(use_cpu=False).use_cpu
 
 
 def test_task_options_from_flag_and_recipe(tmp_path):

@@ -62,6 +62,7 @@ VARIANTS = {
     "beta": {"beta": 0.1},
     "both-losses": {"schedule": "chord_mu", "mu_decay_steps": 6, "steps_per_generation": 2, "num_iterations": 2},
     "lora": {"lora": True},
+    "bf16": {"bf16": True, "separate_optimizer_states": True},
     "relift": {"schedule": "relift"},
     "hpt": {"schedule": "hpt", "hpt_gate": 1},
     "luffy": {"schedule": "luffy", "gradient_accumulation_steps": 2},
@@ -82,7 +83,7 @@ VARIANTS = {
 OFTEN = ("aligned", "mid-rollout-buffer")
 METHODS = (
     "ahead", "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled",
-    "easy-to-hard-and-skipped",
+    "easy-to-hard-and-skipped", "bf16",
 )  # fmt: skip
 
 
@@ -197,6 +198,22 @@ def test_run_with_constant_rate_can_be_extended(tmp_path):
     whole = build(tmp_path / "whole", "aligned", **constant, max_steps=21)
     whole.train()
     assert_same(outcome(tmp_path, 21)["weights"], outcome(tmp_path / "whole", 21)["weights"])
+
+
+def test_checkpoint_that_does_not_count_demonstrations(tmp_path):
+    """Earlier versions wrote the position in the stream of demonstrations alone."""
+    build(tmp_path / "whole", "aligned", save_steps=7).train()
+    expected = outcome(tmp_path / "whole", 14)["signals"]["counts"]
+    shutil.copytree(tmp_path / "whole" / "checkpoint-7", staged := tmp_path / "staged" / "checkpoint-7")
+    (staged / checkpoints.MANIFEST).unlink()
+    state = json.loads((staged / checkpoints.STATE_FILE).read_text())
+    studied = state["counts"].pop("demonstrations")
+    (staged / checkpoints.STATE_FILE).write_text(json.dumps(state))
+    (tmp_path / "part").mkdir()
+    checkpoints.publish(staged, tmp_path / "part" / "checkpoint-7")
+    build(tmp_path / "part", "aligned", save_steps=7).train(resume_from_checkpoint=True)
+    assert outcome(tmp_path / "part", 14)["signals"]["counts"] == expected
+    assert expected["demonstrations"] > studied > 0
 
 
 def test_nothing_to_resume_from(tmp_path):
