@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -22,18 +21,10 @@ from sasr.exam import summarise
 from sasr.exam.request import read_request
 from sasr.exam.store import block_seed, digest_of_model
 from sasr.exam.view import ExamView, figure_rows
-from small_exam import EXAM, MORE, ROWS, SMALL, content, refused
+from small_exam import EXAM, MORE, ROWS, SMALL, assert_same_exam, content, refused
 
 pytestmark = pytest.mark.usefixtures("in_exam_place")
 LIMIT = 240
-
-
-def assert_same_exam(a: Path, b: Path) -> None:
-    assert (a / "completions.jsonl").read_bytes() == (b / "completions.jsonl").read_bytes()
-    one, other = content(a), content(b)
-    for exam in (one, other):
-        exam["figures"].pop("seconds"), exam.pop("command")
-    assert one == other
 
 
 def test_figures_are_those_of_the_completions(whole_exam, exam_place):

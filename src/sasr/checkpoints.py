@@ -282,8 +282,12 @@ _TORCH_WRITES = ("PytorchStreamWriter", "inline_container")
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file as a whole: a reader, or a kill, sees the old text or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -25,6 +26,16 @@ class RunFailed(RuntimeError):
 
 class Diverged(RunFailed):
     """The numbers of a run are beyond use: to go on with it would not help."""
+
+
+@contextmanager
+def disk_failures_told(what_is_safe: Callable[[], str]) -> Iterator[None]:
+    """Turns what a disk does to a command at work into a [`RunFailed`] that says what is safe, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise RunFailed(f"{where}{error.strerror or error}; {what_is_safe()}") from error
 
 
 def unknown(what: str, given: str, known: Iterable[str], also: str = "") -> InputError:

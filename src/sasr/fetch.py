@@ -14,6 +14,7 @@ import time
 import zipfile
 from pathlib import Path
 
+from sasr.checkpoints import writing
 from sasr.errors import InputError
 from sasr.models import check_model, load_model
 
@@ -42,9 +43,10 @@ def fetch(directory: Path) -> Path:
             model, tokenizer = load_model(str(gguf.absolute()), dtype="bfloat16")
             # What the model was loaded from is gone in a moment.
             model.config._name_or_path = model.name_or_path = tokenizer.name_or_path = _NAME
-            model.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-            made.rename(target)
+            with writing("the model", directory):
+                model.save_pretrained(made)
+                tokenizer.save_pretrained(made)
+                made.rename(target)
     except OSError as error:
         raise InputError(f"{directory}: cannot write the model there ({error.strerror or error})") from error
     return target

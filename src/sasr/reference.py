@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import pad
 
+from .checkpoints import writing
 from .errors import InputError
 from .schedules import Sasr
 from .streams import RowStream
@@ -105,8 +106,9 @@ class Reference:
             path.parent.mkdir(parents=True, exist_ok=True)
             state = {k: v.detach().cpu().clone().contiguous() for k, v in self._reference_module().state_dict().items()}
             temporary = path.with_suffix(".tmp")
-            save_file(state, temporary)
-            temporary.replace(path)
+            with writing("the reference model", path.parent):
+                save_file(state, temporary)
+                temporary.replace(path)
         trainer.accelerator.wait_for_everyone()
 
     def _ask(self) -> dict[str, torch.Tensor]:

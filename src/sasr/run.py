@@ -112,10 +112,11 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         device=args.device,
         **options,
     )
-    if checkpoint is None and is_main():
-        claim(directory)
-        checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
-    trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
+    with failures_told(directory):
+        if checkpoint is None and is_main():
+            claim(directory)
+            checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+        trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
     if checkpoint is not None:
         # With what only the loaded model tells; the trainer would do so after config.yaml has been written anew.
         checkpoints.check_same_run(checkpoint, trainer.fingerprint())
@@ -221,8 +222,9 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # TRL loads the reference model, and a user the starting point, by path: models made here get one.
         start = directory / INITIAL_MODEL
         if is_main() and not start.is_dir():
-            model.save_pretrained(start)
-            tokenizer.save_pretrained(start)
+            with checkpoints.writing("the initial model", directory):
+                model.save_pretrained(start)
+                tokenizer.save_pretrained(start)
         args.distributed_state.wait_for_everyone()  # the others read what this one writes
         model.config._name_or_path = path = str(start)
     if Path(path).is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import checkpoints, locks
 from .adapters import INITIAL_MODEL
-from .errors import Diverged, InputError, RunFailed
+from .errors import Diverged, InputError, RunFailed, disk_failures_told
 from .exam.store import EXAM_FILE
 from .metrics import METRICS_FILE
 from .report import REPORT_FILE
@@ -38,8 +38,10 @@ def check_free(directory: Path) -> None:
 
 def _never_trained(directory: Path) -> bool:
     """Whether all that is there is what a run of ours left that ended before its first step."""
-    config = directory / CONFIG_FILE
-    if {path.name for path in directory.iterdir()} - _BEFORE_THE_FIRST_STEP or not config.is_file():
+    config, found = directory / CONFIG_FILE, {path.name for path in directory.iterdir()}
+    if found == {locks.LOCK_FILE}:
+        return True
+    if found - _BEFORE_THE_FIRST_STEP or not config.is_file():
         return False
     with open(config, encoding="utf-8", errors="replace") as file:
         return file.read(len(CONFIG_HEAD)) == CONFIG_HEAD
@@ -79,23 +81,24 @@ def how_to_go_on(directory: Path, step: int) -> str:
 @contextmanager
 def failures_told(directory: Path) -> Iterator[None]:
     """Turns what a disk or a vLLM server does to a run at work into a [`RunFailed`]: what is safe, and how to go on."""
-    try:
-        yield
-    except Diverged:
-        raise
-    except RunFailed as error:
-        raise RunFailed(f"{error}; {_what_is_safe(directory)}") from error
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise RunFailed(f"{where}{error.strerror or error}; {_what_is_safe(directory)}") from error
-    except Exception as error:
-        if not str(error).startswith("Request failed: "):  # TRL's words, in a bare Exception, for what a server refuses
+    with disk_failures_told(lambda: _what_is_safe(directory)):
+        try:
+            yield
+        except Diverged:
             raise
-        raise RunFailed(f"the vLLM server refuses. {error}; {_what_is_safe(directory)}") from error
+        except RunFailed as error:
+            raise RunFailed(f"{error}; {_what_is_safe(directory)}") from error
+        except Exception as error:
+            # TRL's words, in a bare Exception, for what a server refuses
+            if not str(error).startswith("Request failed: "):
+                raise
+            raise RunFailed(f"the vLLM server refuses. {error}; {_what_is_safe(directory)}") from error
 
 
 def _what_is_safe(directory: Path) -> str:
     checkpoint, again = checkpoints.last_checkpoint(directory), resume_command("train", directory)
+    if checkpoint is None and not (directory / CONFIG_FILE).is_file():
+        return "nothing has been done yet: start it again when this is mended"
     if checkpoint is None:
         return f"there is no checkpoint yet; when this is mended, begin again with: {again}"
     return f"{checkpoint.name} is safe; when this is mended, go on with: {again}"

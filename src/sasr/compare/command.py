@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from sasr.errors import InputError, did_you_mean
+from sasr.errors import InputError, did_you_mean, disk_failures_told
 from sasr.flags import Flags
 from sasr.runs.state import resume_command
 
@@ -63,14 +63,24 @@ def compare(argv: list[str]) -> int:
 
     claim(directory)
     lock(directory).close()
-    write_atomically(directory / check.COMPARISON_FILE, check.comparison_text(comparison))
-    view = CompareView()
-    runner = Runner(comparison, directory, jobs, devices, view, shlex.join(["sasr", "compare", *argv]))
-    view.message(_opening(runner, directory))
-    status = runner.run()
+    with disk_failures_told(lambda: _what_is_safe(directory)):
+        write_atomically(directory / check.COMPARISON_FILE, check.comparison_text(comparison))
+        view = CompareView()
+        runner = Runner(comparison, directory, jobs, devices, view, shlex.join(["sasr", "compare", *argv]))
+        view.message(_opening(runner, directory))
+        status = runner.run()
     _close(runner, view, directory, status)
     report_quietly(directory, view.message)
     return status
+
+
+def _what_is_safe(directory: Path) -> str:
+    from .check import COMPARISON_FILE
+
+    if not (directory / COMPARISON_FILE).is_file():
+        return "nothing has been trained yet"
+    again = resume_command("compare", directory)
+    return f"every run is safe up to its last checkpoint; when this is mended, go on with: {again}"
 
 
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

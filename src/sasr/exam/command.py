@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sasr.errors import InputError
+from sasr.errors import InputError, disk_failures_told
 from sasr.exam.request import Request, read_request
 
 USAGE = """\
@@ -125,7 +125,9 @@ def _run(request: Request, directory: Path, again: str) -> None:
         asked = f"{request.model} on {request.task}: {len(rows)} rows, {request.n} sampled and 1 greedy completion each"
         view.message(f"{asked}; all of it goes to {directory}" if figures is None else f"{asked}; done before")
         if figures is None:
-            figures = _examine(request, task, rows, others, store, view)
+            safe = f"the rows that were done are safe; when this is mended, go on with: {again}"
+            with disk_failures_told(lambda: safe):
+                figures = _examine(request, task, rows, others, store, view)
     _show(view, directory, figures)
 
 
