@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from sasr import locks
 from sasr.callbacks import StopRequest
-from sasr.checkpoints import last_checkpoint
+from sasr.checkpoints import last_checkpoint, step_of
 from sasr.errors import InputError
 from sasr.live import format_duration
 from sasr.metrics import METRICS_FILE
@@ -31,6 +30,7 @@ from sasr.metrics import METRICS_FILE
 from . import report
 from .check import plain
 from .measures import Measures, is_finished, measure, pass_at_1
+from .pace import AtWork, Pace
 from .plan import Comparison, Method, Run, Values
 from .view import CompareView, Progress, Row
 
@@ -47,6 +47,7 @@ class _Child:
     log_start: int
     fresh: bool
     begun: float
+    first: int  # the step that it goes on from
 
 
 class Runner:
@@ -78,7 +79,7 @@ class Runner:
         self.runs: list[Run] = []
         self._tuning = {method.name: comparison.tuning_runs(method) for method in comparison.methods}
         self._children: list[_Child] = []
-        self._durations: dict[tuple[str, str], list[float]] = {}
+        self._pace = Pace()
         self._lock: Any = None
 
     def run(self) -> int:
@@ -196,7 +197,10 @@ class Runner:
                 start_new_session=True,  # the terminal's Ctrl-C is for us, who tell them in our own way
                 pass_fds=[self._lock.fileno()],  # locked until the last of us is gone, also if it survives us
             )
-        return _Child(run, process, slot, log, start, checkpoint is None, time.monotonic())
+        first = step_of(checkpoint) if checkpoint is not None else 0
+        if checkpoint is None and run.warmup is not None:
+            first = int(run.settings["sft_warmup_steps"])
+        return _Child(run, process, slot, log, start, checkpoint is None, time.monotonic(), first)
 
     def _recipe(self, run: Run) -> Values:
         recipe = dict(run.settings)
@@ -235,7 +239,7 @@ class Runner:
         if code == 0 and is_finished(self.directory, run):
             self._take_in(run)
             if child.fresh:
-                self._durations.setdefault((run.stage, run.method), []).append(time.monotonic() - child.begun)
+                self._pace.took(run.method, time.monotonic() - child.begun)
             self.view.message(self._told(run))
         elif stopping and code in (143, 130, -signal.SIGTERM, -signal.SIGKILL):
             self.status[run.path] = "stopped"
@@ -259,32 +263,35 @@ class Runner:
         return f"{_name(run)}: {scores}{spent}  ({done} of {total} runs{time_left})"
 
     def _counts(self) -> tuple[int, int, float | None]:
-        comparison = self.comparison
-        known = {run.path for run in self.runs}
-        # Final runs that wait for tuning are not in the list yet; their warm-ups are not known.
-        waiting = [p for m in comparison.methods for p in comparison.final_paths(m).values() if p not in known]
+        """(runs that are done, all of them, seconds left)"""
         done = sum(status == "finished" for status in self.status.values())
-        return done, len(known) + len(waiting), self._left(waiting)
+        return done, len(self.runs) + len(self._waiting()), self._left()
 
-    def _left(self, waiting: Sequence[str]) -> float | None:
-        """Seconds, by what runs alike took."""
-        every = [seconds for group in self._durations.values() for seconds in group]
-        if not every:
+    def _waiting(self) -> list[str]:
+        """The methods of the final runs that wait for tuning, one for each: they are not in the list yet, nor are
+        their warm-ups."""
+        known, methods = {run.path for run in self.runs}, self.comparison.methods
+        return [m.name for m in methods for path in self.comparison.final_paths(m).values() if path not in known]
+
+    def _left(self) -> float | None:
+        now = time.monotonic()
+        at_work = [AtWork(c.run.method, now - c.begun, self._share(c)) for c in self._children]
+        ahead = [run.method for run in self.runs if run.path not in self.status] + self._waiting()
+        left = self._pace.left(at_work, ahead)
+        return None if left is None else left / self.jobs
+
+    def _share(self, child: _Child) -> float | None:
+        """The share of its steps that a process has taken."""
+        step, last = self._step(child.run), child.run.settings["max_steps"]
+        if step is None or self.comparison.budget.kind != "steps":
             return None
-        begun = {child.run.path: child.begun for child in self._children}
-        seconds = float(np.mean(every)) * len(waiting)
-        for run in self.runs:
-            if self.status.get(run.path, "running") == "running":
-                alike = [s for (_, method), group in self._durations.items() if method == run.method for s in group]
-                spent = time.monotonic() - begun[run.path] if run.path in begun else 0.0
-                seconds += max(0.0, float(np.mean(alike or every)) - spent)
-        return seconds / self.jobs
+        return (step - child.first) / (last - child.first) if child.first < step <= last else None
 
     def _progress(self) -> Progress:
         done, total, left = self._counts()
         return Progress(
             [self._row(method) for method in self.comparison.methods],
-            [f"{_name(child.run)}  {self._step(child.run)}" for child in self._children],
+            [f"{_name(child.run)}  {self._stand(child.run)}" for child in self._children],
             done,
             total,
             left,
@@ -303,20 +310,23 @@ class Runner:
             sum(scores) / len(scores) if scores else None,
         )
 
-    def _step(self, run: Run) -> str:
+    def _stand(self, run: Run) -> str:
+        """Where a run is, in words."""
+        step, steps = self._step(run), run.settings["max_steps"]
+        if step is None:
+            return "starting"
+        of = f"/{steps}" if self.comparison.budget.kind == "steps" else ""
+        return "exam" if of and step >= steps and run.stage != "warmup" else f"step {step}{of}"
+
+    def _step(self, run: Run) -> int | None:
         """Where a run is, from the end of its metrics file."""
-        steps = run.settings["max_steps"]
         try:
             with open(self.directory / run.path / METRICS_FILE, "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
                 found = re.findall(rb'^\{"step": (\d+),', file.read(), re.MULTILINE)
         except OSError:
-            found = []
-        if not found:
-            return "starting"
-        step = int(found[-1])
-        of = f"/{steps}" if self.comparison.budget.kind == "steps" else ""
-        return "exam" if of and step >= steps and run.stage != "warmup" else f"step {step}{of}"
+            return None
+        return int(found[-1]) if found else None
 
 
 _STOPPING = "stopping: the runs finish their step and save; once more to stop at once"

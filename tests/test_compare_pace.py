@@ -1,0 +1,46 @@
+"""What a comparison says about the time that is left."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sasr.compare.pace import WARMUP, AtWork, Pace
+
+SECONDS = st.floats(0.1, 1e5)
+
+
+def test_nothing_is_said_before_there_is_something_to_say():
+    pace = Pace()
+    assert pace.left([], ["sft", "sasr"]) is None
+    assert pace.left([AtWork("sft", 5.0, None)], []) is None
+    pace.took(WARMUP, 60.0)
+    assert pace.left([], ["sasr"]) is None, "a warm-up has no rollouts"
+    assert pace.left([AtWork(WARMUP, 20.0, None)], [WARMUP]) == 100
+
+
+def test_a_run_at_work_tells_of_itself_and_of_its_like():
+    pace = Pace()
+    pace.took(WARMUP, 60.0)
+    assert pace.left([AtWork("sasr", 30.0, 0.25)], []) == 90
+    assert pace.left([AtWork("sasr", 30.0, 0.25)], ["sasr", "static"]) == 90 + 120 + 120
+    pace.took("static", 300.0)
+    assert pace.left([AtWork("sasr", 30.0, 0.25)], ["sasr", "static"]) == 90 + 120 + 300
+    assert pace.left([AtWork("static", 40.0, None)], []) == 260
+
+
+def test_a_run_that_takes_longer_than_its_like_is_not_nearly_done():
+    """It was said to be, for as long as it took."""
+    pace = Pace()
+    pace.took("static", 60.0)
+    assert pace.left([AtWork("static", 600.0, 0.5)], []) == 600
+
+
+@given(st.lists(st.tuples(SECONDS, st.floats(0.01, 1.0)), min_size=1), st.integers(0, 5))
+def test_with_equal_runs_it_is_exact(runs, ahead):
+    """Of runs that all take as long, whatever each has done of it."""
+    total = runs[0][0]
+    at_work = [AtWork("sasr", total * share, share) for _, share in runs]
+    exact = sum(total * (1 - share) for _, share in runs) + ahead * total
+    left = Pace().left(at_work, ["sasr"] * ahead)
+    assert left is not None and abs(left - exact) <= 1e-6 * total * (len(runs) + ahead)
