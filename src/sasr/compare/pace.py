@@ -12,7 +12,7 @@ WARMUP = ""  # the method of a shared warm-up
 
 class AtWork(NamedTuple):
     """A run that has been started: its method, the seconds so far, and the share of its steps that they took it
-    through, `None` where that is not known."""
+    through: more than 0, 1 in its exam, `None` where that is not known."""
 
     method: str
     spent: float
@@ -37,19 +37,19 @@ class Pace:
             ahead (`Iterable[str]`): The methods of those that have not, one for each run.
         """
         took = {method: list(seconds) for method, seconds in self._took.items()}
-        seconds, unknown = 0.0, list(ahead)
+        seconds = 0.0
+        unforeseen = [AtWork(method, 0.0, None) for method in ahead]
         for run in at_work:
-            if run.share:
-                took.setdefault(run.method, []).append(run.spent / run.share)
-                seconds += run.spent / run.share - run.spent
-            else:
-                unknown.append(run.method)
-                seconds -= run.spent
+            if run.share is None or run.share >= 1:  # of its exam nothing is known
+                unforeseen.append(run)
+                continue
+            took.setdefault(run.method, []).append(run.spent / run.share)
+            seconds += run.spent / run.share - run.spent
         # A warm-up tells nothing about runs with rollouts.
         others = [each for method, group in took.items() if method != WARMUP for each in group]
-        for method in unknown:
-            alike = took.get(method) or others
+        for run in unforeseen:
+            alike = took.get(run.method) or others or ([run.spent] if run.share else None)
             if not alike:
                 return None
-            seconds += fmean(alike)
-        return max(0.0, seconds)
+            seconds += max(0.0, fmean(alike) - run.spent)
+        return seconds
