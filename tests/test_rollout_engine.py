@@ -143,14 +143,15 @@ def test_a_server_that_starts_is_waited_for(served, monkeypatch):
     assert len(said) == 1
 
 
-def test_what_a_server_refuses_in_a_run():
+def test_what_a_server_refuses_in_a_run(tmp_path):
     """TRL raises a bare Exception then."""
-    with pytest.raises(RunFailed) as failed, failures_told(Path("run")):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(RunFailed) as failed, failures_told(tmp_path):
         raise Exception("Request failed: 400, too long")
     assert str(failed.value).startswith(
         "the vLLM server refuses. Request failed: 400, too long; there is no checkpoint"
     )
-    with pytest.raises(ZeroDivisionError), failures_told(Path("run")):
+    with pytest.raises(ZeroDivisionError), failures_told(tmp_path):
         print(1 / 0)
 
 
