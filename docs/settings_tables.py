@@ -16,7 +16,7 @@ GROUPS = {
         "schedule gamma gamma_schedule useful_passes divergence_weight divergence_target divergence_every "
         "divergence_probe reference_model warmup_norm sft_norm sft_norm_ema sft_norm_every"
     ),
-    "The warm-up": "sft_warmup_steps warmup_until warmup_min_steps warmup_anneal warmup_from",
+    "The warm-up": "sft_warmup_steps warmup_until warmup_min_steps warmup_anneal warmup_from held_out_demonstrations",
     "Of one other schedule": (
         "switch_step sft_share match_run mu_peak mu_valley mu_decay_steps mu hpt_gate luffy_shaping hint_steps "
         "hint_weight"

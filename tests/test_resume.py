@@ -63,6 +63,7 @@ VARIANTS = {
     "both-losses": {"schedule": "chord_mu", "mu_decay_steps": 6, "steps_per_generation": 2, "num_iterations": 2},
     "lora": {"lora": True},
     "bf16": {"bf16": True, "separate_optimizer_states": True},
+    "held-out": {"held_out_demonstrations": 6, "gamma_schedule": "cosine"},
     "relift": {"schedule": "relift"},
     "hpt": {"schedule": "hpt", "hpt_gate": 1},
     "luffy": {"schedule": "luffy", "gradient_accumulation_steps": 2},
@@ -83,7 +84,7 @@ VARIANTS = {
 OFTEN = ("aligned", "mid-rollout-buffer")
 METHODS = (
     "ahead", "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled",
-    "easy-to-hard-and-skipped", "bf16",
+    "easy-to-hard-and-skipped", "bf16", "held-out",
 )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ VARIANTS = {
         {"num_generations": 2, "max_completion_length": 3, "steps_per_generation": 2, "num_iterations": 2},
     ),
     "sparse-logs": ({"logging_steps": 3}, {"logging_steps": 3}),
+    "held-out": ({"held_out_demonstrations": 6}, {"held_out_demonstrations": 6, "gamma_schedule": "cosine"}),
     "growing-pull": ({}, {"gamma_schedule": "cosine", "useful_passes": 4.0}),
 }
 

@@ -38,5 +38,5 @@ def real_model(name: str) -> None:
 
 if __name__ == "__main__":
     stories()
-    for folder in sorted(HERE.glob("smollm2-*")):
-        real_model(folder.name)
+    for path in sorted(HERE.glob("smollm2-*/metrics.jsonl")):
+        real_model(path.parent.name)

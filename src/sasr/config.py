@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from trl import GRPOConfig
 
-from . import agreement, ahead, budget, plugins, safeguards, setting_checks, spread, warmup
+from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_checks, spread, warmup
 from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh, check_study
+from .signals import SignalTracker
 from .task_config import setting
 
 
@@ -35,15 +36,21 @@ class SASRConfig(GRPOConfig):
         sft_warmup_steps (`int`, *optional*, defaults to `0`):
             W: optimizer steps of SFT before the schedule takes over. `"sasr"` needs at least one. `"auto"`: until SFT
             has done what it can do (`warmup_until`), at most half of `max_steps`.
+        held_out_demonstrations (`int`, *optional*, defaults to `0`):
+            So many demonstrations, drawn by the seed, are kept from SFT. Every 5 steps their loss is measured beside
+            that of as many others: `held_out_loss`, and `carry_over`, which falls from 1 to 0 as SFT learns its
+            demonstrations by heart. The probability of SFT in the schedule `"sasr"` is multiplied by `carry_over`, and
+            `useful_passes` is not used (see `sasr.held_out`).
         warmup_until (`str`, *optional*, defaults to `"steps"`):
             `"plateau"`: `sft_warmup_steps` is only the longest warm-up; it ends when the slope of the SFT loss has
             fallen to a quarter of its steepest. `"agreement"`: when the SFT gradients agree with each other a quarter
-            as well as they did at most, which needs `separate_optimizer_states` and AdamW (see `sasr.warmup`).
-            `sft_warmup_steps="auto"` implies `"agreement"` where that is possible, else `"plateau"`.
+            as well as they did at most, which needs `separate_optimizer_states` and AdamW. `"held_out"`: when the loss
+            of `held_out_demonstrations` has stopped falling (see `sasr.warmup`). `sft_warmup_steps="auto"` implies
+            `"held_out"` where there are any, else `"agreement"` where that is possible, else `"plateau"`.
         warmup_min_steps (`int`, *optional*, defaults to `0`):
-            `"plateau"`, `"agreement"`: shortest warm-up.
+            With all three: shortest warm-up.
         warmup_anneal (`float`, *optional*, defaults to `0.0`):
-            `"plateau"`, `"agreement"`: so many more SFT steps after it, as a share of those before, at
+            With all three: so many more SFT steps after it, as a share of those before, at
             `sft_hybrid_learning_rate`.
         switch_step (`int`, *optional*):
             `"static"` only: first GRPO step. Defaults to the end of the warm-up.
@@ -168,9 +175,13 @@ class SASRConfig(GRPOConfig):
     sft_warmup_steps: int = setting(
         0, "Optimizer steps of SFT before the schedule takes over, or auto: until SFT has done what it can do."
     )
-    warmup_until: str = setting("steps", "plateau or agreement: what may end the warm-up before sft_warmup_steps.")
-    warmup_min_steps: int = setting(0, "plateau, agreement: shortest warm-up.")
-    warmup_anneal: float = setting(0.0, "plateau, agreement: more steps, as a share, at sft_hybrid_learning_rate.")
+    warmup_until: str = setting(
+        "steps", "plateau, agreement or held_out: what may end the warm-up before sft_warmup_steps."
+    )
+    warmup_min_steps: int = setting(0, "plateau, agreement, held_out: shortest warm-up.")
+    warmup_anneal: float = setting(
+        0.0, "plateau, agreement, held_out: more steps, as a share, at sft_hybrid_learning_rate."
+    )
     switch_step: int | None = setting(None, "static: first GRPO step. Default: the end of the warm-up.")
     sft_share: float = setting(0.5, "random: probability of SFT in each step.")
     match_run: str | None = setting(None, "random: directory of another run whose share of SFT it takes.")
@@ -190,6 +201,7 @@ class SASRConfig(GRPOConfig):
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
     sft_questions: str = setting("all", "Demonstrations of SFT steps: all in turn, or failed questions first.")
+    held_out_demonstrations: int = setting(0, "Demonstrations kept from SFT, to tell learning from learning by heart.")
     failed_threshold: float = setting(0.0, "A question has failed if at most this share of its rollouts is correct.")
     failed_decay: float = setting(0.9, "Weight of a failed question for each step since: 0 the last first, 1 alike.")
     flat_groups: str = setting("keep", "Groups of rollouts without a spread of rewards: keep, skip, or resample.")
@@ -266,6 +278,7 @@ class SASRConfig(GRPOConfig):
         check_study(self, schedule)
         spread.check_settings(self)
         agreement.check_settings(self)
+        held_out.check_settings(self, schedule)
         ahead.check_settings(self)
         safeguards.check_settings(self)
         setting_checks.check_report_to(self)
@@ -298,6 +311,10 @@ class SASRConfig(GRPOConfig):
     def build_warmup(self) -> warmup.Warmup:
         """The rule of the warm-up's length, at its beginning."""
         return warmup.Warmup(self.sft_warmup_steps, self.warmup_until, self.warmup_min_steps, self.warmup_anneal)
+
+    def build_tracker(self, of: warmup.Warmup) -> SignalTracker:
+        """What measures the signals of a run with this warm-up, at its beginning."""
+        return SignalTracker(of.bound, self.warmup_norm, self.sft_norm_ema, open_end=of.steps is None)
 
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""

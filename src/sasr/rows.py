@@ -8,6 +8,7 @@ from typing import Any, Literal
 from .config import SASRConfig
 from .demonstrations import tokenize_prompts
 from .errors import InputError
+from .held_out import kept_from_sft
 from .task_config import TaskConfig
 from .tasks.base import Row, Task, hold_out, text_of
 from .tasks.loading import generated_rows, located_rows
@@ -76,10 +77,12 @@ def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SA
     if not rows:
         raise InputError("no training rows are left: give more data, or fewer exam_rows and validation_rows")
     uses_sft, uses_grpo = args.kinds_of_steps(args.build_schedule())
-    if uses_sft and not any(row.get("completion") for row in demonstrations or rows):
+    prompts = [text_of(row["prompt"]) for row in demonstrations or rows if row.get("completion")]
+    if uses_sft and not prompts:
         raise InputError(
             f"task {task.name} has no demonstrations, but there are SFT steps or probes: add completions, or use grpo"
         )
+    kept_from_sft(prompts, args)
     if uses_grpo and not any(row.get("answer") is not None for row in rows):
         raise InputError(
             f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"

@@ -18,22 +18,29 @@ def sft_loss(trainer: SASRTrainer, model: torch.nn.Module, batch: dict[str, torc
     """Sum of -w log pi over this micro-batch's completion tokens / tokens of the *global* batch, times the number of
     ranks because DDP averages gradients over them. Shapes (batch, length)."""
     advantages = batch.pop("advantages", torch.ones(1, 1, device=batch["labels"].device))
+    logps, entropies = log_likelihoods(trainer, model, batch)
+    trainer.sft_sums += torch.stack([-logps.detach().sum(), entropies.sum()])
+    plan = trainer.plan
+    weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
+    return -(weights * logps).sum() / trainer.chosen.tokens * trainer.accelerator.num_processes
+
+
+def log_likelihoods(
+    trainer: SASRTrainer, model: torch.nn.Module, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi of a micro-batch's completion tokens, and the policy's entropies there, without gradient: nats, of shape
+    (batch, length - 1), 0 elsewhere."""
     labels = batch["labels"][:, 1:]
     with trainer.accelerator.autocast():
         if trainer.temperature == 1.0:
             with fused_head.labelled_only(labels.device):
                 output = model(**batch, fused_lm_head=True)
-            logps, entropies = output.log_probs, output.entropy.detach()  # 0 where there is no label
-        else:
-            # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
-            outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            logits = outputs.logits[:, :-1].float()
-            logps = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-            entropies = entropy_from_logits(logits.detach()) * (labels != -100)
-    trainer.sft_sums += torch.stack([-logps.detach().sum(), entropies.sum()])
-    plan = trainer.plan
-    weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
-    return -(weights * logps).sum() / trainer.chosen.tokens * trainer.accelerator.num_processes
+            return output.log_probs, output.entropy.detach()
+        # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        logits = outputs.logits[:, :-1].float()
+        logps = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        return logps, entropy_from_logits(logits.detach()) * (labels != -100)
 
 
 def measured(trainer: SASRTrainer) -> tuple[float, float]:

@@ -36,6 +36,9 @@ class SignalTracker:
     divergence: float | None = None
     entropy: float | None = None
     norm_step: int = -1
+    held_out_loss: float | None = None
+    ratio_before: float | None = None  # of the studied demonstrations' loss to it, before the first step
+    carry_over: float | None = None
 
     def observe_sft_norm(self, step: int, norm: float | None) -> None:
         """Take the global norm before clipping of the SFT step with this index. A missing or non-finite one (fp16
@@ -75,6 +78,16 @@ class SignalTracker:
         """Take the policy's mean entropy in a step, nats per token. A non-finite one is ignored."""
         if math.isfinite(entropy):
             self.entropy = entropy
+
+    def observe_held_out(self, held_out: float, studied: float) -> None:
+        """Take the losses of demonstrations that are kept from SFT and of as many that are studied, nats per token.
+        Losses that give no ratio, or at first none above 0, are ignored."""
+        ratio = studied / held_out if math.isfinite(held_out) and held_out > 0 else math.nan
+        if not math.isfinite(ratio) or not (ratio or self.ratio_before):
+            return
+        self.held_out_loss, self.ratio_before = held_out, self.ratio_before or ratio
+        # What is known by heart stays so: when GRPO then moves the policy, both losses rise, and their ratio with them.
+        self.carry_over = min(ratio / self.ratio_before, 1.0 if self.carry_over is None else self.carry_over)
 
     @property
     def current_norm(self) -> float | None:
@@ -116,6 +129,7 @@ class SignalTracker:
             failed_batches=failed_batches,
             spent=spent,
             passes=passes,
+            carry_over=self.carry_over,
         )
 
     def state_dict(self) -> dict[str, Any]:

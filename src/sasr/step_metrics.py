@@ -39,6 +39,8 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         ("sft_grad_norm", tracker.current_norm),
         ("warmup_grad_norm", tracker.warmup_grad_norm),
         ("divergence", tracker.divergence),
+        ("held_out_loss", tracker.held_out_loss),
+        ("carry_over", tracker.carry_over),
     ):
         if value is not None:
             metrics[f"sasr/{name}"].append(value)
@@ -52,7 +54,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         metrics["sasr/sft_loss"].append(nll)
         metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
         if step < trainer.warmup.bound and math.isfinite(nll):
-            trainer.warmup.observe(step, nll, agrees)
+            trainer.warmup.observe(step, nll, agrees, tracker.held_out_loss)
             tracker.warmup_steps = trainer.warmup.bound
     if trainer.warmup.ends_at(step + 1):
         tracker.end_warmup(step + 1)

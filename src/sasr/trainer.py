@@ -40,13 +40,13 @@ from .ahead import RolloutsAhead
 from .budget import Budget, depends_on_length
 from .config import SASRConfig
 from .errors import InputError
+from .held_out import HeldOut
 from .optimizer_states import OptimizerStates
 from .reward_guard import no_reward
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
 from .sft_loss import sft_loss
-from .signals import SignalTracker
 from .step_metrics import finish_step
 from .streams import RowStream
 from .watch import Watch
@@ -99,9 +99,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.stop_at_end_of_turn()
         self._collect_rows(demonstration_dataset)
         self.warmup = args.build_warmup()
-        self.tracker = SignalTracker(
-            self.warmup.bound, args.warmup_norm, args.sft_norm_ema, open_end=self.warmup.steps is None
-        )
+        self.tracker = args.build_tracker(self.warmup)
         self.reference = reference.Reference(self)
         self.plan: StepPlan = GRPO_STEP  # of the step under way; before the first one, what stock TRL would do
         self.watch = Watch()
@@ -126,7 +124,8 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _collect_rows(self, demonstration_dataset: Dataset | None) -> None:
         args = self.args
         rows = training_rows.collect(self, demonstration_dataset)
-        self.rl_rows, self.demonstrations, self.demonstration_of_row, self.curriculum = rows
+        self.rl_rows, self.demonstrations, kept, self.demonstration_of_row, self.curriculum = rows
+        self.held_out = HeldOut(self, kept)
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
             raise InputError(
@@ -161,6 +160,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.restore_running_loss()
         safeguards.before_step(self)
         self.reference.before_step(self.state.global_step)
+        self.held_out.before_step(self.state.global_step)
         norm_probe.before_step(self, num_batches)
         self.plan = self._decide()
         if self.optimizer_states is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datasets import Dataset
 
+from . import held_out
 from .curriculum import Curriculum, level_of
 from .demonstrations import Demonstration, Ids, tokenize_demonstrations
 from .errors import InputError
@@ -20,6 +21,7 @@ class TrainingRows(NamedTuple):
     Args:
         rl_rows (`list[int]`): Rows of the training dataset that GRPO may ask: every reward column is filled.
         demonstrations (`list[Demonstration]`): Of the training dataset, or of the separate dataset.
+        kept (`list[Demonstration]`): Further ones, which are kept from SFT.
         demonstration_of_row (`dict[int, int]`): GRPO row to the index of the demonstration that answers it: its own, or
             the first one with the same prompt in the separate dataset.
         curriculum ([`Curriculum`] or `None`): Over both, if one is wanted.
@@ -27,6 +29,7 @@ class TrainingRows(NamedTuple):
 
     rl_rows: list[int]
     demonstrations: list[Demonstration]
+    kept: list[Demonstration]
     demonstration_of_row: dict[int, int]
     curriculum: Curriculum | None
 
@@ -60,6 +63,11 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
                     f"the prompt of row {where + 1} has {len(ids)} tokens, more than max_prompt_length "
                     f"({args.max_prompt_length}): raise the limit or drop the row"
                 )
+    # Their questions stay: without a demonstration, for GRPO alone.
+    away = set(held_out.kept_from_sft([tuple(d.prompt_ids) for d in demonstrations], args))
+    kept = [demonstrations[i] for i in sorted(away)]
+    chosen = [row for i, row in enumerate(chosen) if i not in away]
+    demonstrations = [d for i, d in enumerate(demonstrations) if i not in away]
     place = {row: i for i, row in enumerate(chosen)}
     if demonstration_dataset is None:
         answers = {row: place[row] for row in rl_rows if row in place}
@@ -69,7 +77,7 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
             first.setdefault(repr(source[i]["prompt"]), place[i])
         prompts_of = {row: repr(rows[row]["prompt"]) for row in rl_rows}
         answers = {row: first[prompt] for row, prompt in prompts_of.items() if prompt in first}
-    return TrainingRows(rl_rows, demonstrations, answers, _curriculum(trainer, rl_rows, source, chosen))
+    return TrainingRows(rl_rows, demonstrations, kept, answers, _curriculum(trainer, rl_rows, source, chosen))
 
 
 def _curriculum(trainer: SASRTrainer, rl_rows: list[int], source: Dataset, chosen: list[int]) -> Curriculum | None:

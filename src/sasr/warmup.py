@@ -7,6 +7,8 @@ together: what is left is the noise of the batches.
 The plateau rule: every 5 steps b is minus the least-squares slope of ln(SFT batch loss) over the last steps, a window
 that scales with the longest warm-up allowed. When b has fallen to a quarter of the steepest b so far, the warm-up
 has learnt quickly and does no longer. The logarithm makes the rule the same for losses of any size.
+
+The held-out rule: the loss of demonstrations that SFT never sees (`held_out.py`) has had no new minimum for a window.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from .config import SASRConfig
 
 AUTO = "auto"
-UNTIL = ("steps", "plateau", "agreement")
+UNTIL = ("steps", "plateau", "agreement", "held_out")
 EVERY = 5
 FRACTION = 0.25  # of the highest; with the slope, 0.12 was similar in toy studies and 0.4 too early
 _WINDOWS, _LEAST_WINDOW = 8, 10
@@ -31,8 +33,8 @@ _LEAST_LONGEST = 3 * _LEAST_WINDOW
 
 
 def resolve_auto(args: SASRConfig) -> None:
-    """Put what `sft_warmup_steps="auto"` means in its place: at most half of the run, until the gradients no longer
-    agree or, where that cannot be seen, until the plateau."""
+    """Put what `sft_warmup_steps="auto"` means in its place: at most half of the run, until SFT no longer teaches what
+    carries over; where that cannot be seen, until the gradients no longer agree, or until the plateau."""
     if args.sft_warmup_steps != AUTO:
         return
     if args.max_steps < 1 or args.max_seconds is not None or args.max_rollout_tokens is not None:
@@ -41,7 +43,9 @@ def resolve_auto(args: SASRConfig) -> None:
             "the longest warm-up as a number, and warmup_until to plateau or agreement"
         )
     args.sft_warmup_steps = args.max_steps // 2
-    if args.warmup_until == "steps":
+    if args.warmup_until == "steps" and args.held_out_demonstrations:
+        args.warmup_until = "held_out"
+    elif args.warmup_until == "steps":
         args.warmup_until = "agreement" if agreement.is_possible(args) else "plateau"
 
 
@@ -93,9 +97,9 @@ class Warmup:
     Args:
         longest (`int`): W, or the longest it may be; it ends there at the latest.
         until (`str`): `"steps"`: after `longest` steps; `"plateau"`: when the loss stops improving; `"agreement"`:
-            when the gradients no longer agree.
-        shortest (`int`): With the latter two: no earlier than this, and than two windows.
-        anneal (`float`): With the latter two: further steps at the rate of the hybrid phase, as a share of those
+            when the gradients no longer agree; `"held_out"`: when the loss of held-out demonstrations stops falling.
+        shortest (`int`): With the latter three: no earlier than this, and than two windows.
+        anneal (`float`): With the latter three: further steps at the rate of the hybrid phase, as a share of those
             before.
 
     Attributes:
@@ -112,7 +116,8 @@ class Warmup:
     plateau: int | None = None
     reason: str = ""
     highest: float = 0.0  # slope or agreement so far
-    recent: list[float] = field(default_factory=list)  # ln of losses, or agreements: the last window of them
+    # ln of losses, or agreements: the last window of them. Held-out losses: the lowest and all since.
+    recent: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.until == "steps":
@@ -131,13 +136,16 @@ class Warmup:
         """Whether the step with this index is past the plateau."""
         return self.plateau is not None and step >= self.plateau
 
-    def observe(self, step: int, loss: float, agrees: float | None = None) -> None:
+    def observe(self, step: int, loss: float, agrees: float | None = None, held_out: float | None = None) -> None:
         """Take the SFT loss of the warm-up step with this index and, for `"agreement"`, how far its gradient agrees
-        with those before. A loss that is not finite or not positive, and an agreement that is not there, are
-        ignored."""
+        with those before, for `"held_out"` the last loss of held-out demonstrations. A loss that is not finite or not
+        positive, and what is not there, are ignored."""
         if self.steps is not None:
             return
         window, done = window_of(self.longest), step + 1
+        if self.until == "held_out":
+            self._observe_held_out(done, window, held_out)
+            return
         by_loss = self.until == "plateau"
         if by_loss and math.isfinite(loss) and loss > 0:
             self.recent = [*self.recent, math.log(loss)][-window:]
@@ -158,6 +166,15 @@ class Warmup:
             self._end(done, f"the loss improves at {share} of its steepest slope")
         else:
             self._end(done, f"the gradients agree at {share} of their most")
+
+    def _observe_held_out(self, done: int, window: int, loss: float | None) -> None:
+        if done % EVERY == 0 and loss is not None:
+            self.recent = [loss] if not self.recent or loss < self.recent[0] else [*self.recent, loss]
+        since = (len(self.recent) - 1) * EVERY
+        if done >= self.longest:
+            self._end(done, f"the held-out loss still fell after {done} steps, the longest warm-up allowed")
+        elif since >= window and done >= max(self.shortest, 2 * window):
+            self._end(done, f"the held-out loss has not fallen for {since} steps")
 
     def _end(self, done: int, reason: str) -> None:
         self.plateau = done

@@ -2,10 +2,12 @@
 
 Run: python docs/results/rule-study/controls.py (needs matplotlib). Writes warmups.svg beside itself and the tables
 into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml, moments.yaml,
-half.yaml, peers.yaml and long.yaml.
+half.yaml, peers.yaml, long.yaml and held-out.yaml.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from page import HERE, TASKS, Values, gather, insert, paired, read, shown, spent
@@ -74,6 +76,21 @@ LONG_PAIRS = (
 )
 
 
+# Runs of held-out.yaml, on a base model that was trained anew, so that they are compared with each other only.
+HELD_OUT = {
+    "fresh `few`": ("held-few-21", "held-few-22", "held-few-23"),
+    "fresh `all`": ("held-all-21", "held-all-22", "held-all-23"),
+}
+HELD_OUT_METHODS = {
+    "sasr-held-out": "SASR, 16 kept from SFT, warm-up `auto`",
+    "sasr": "SASR's default, from 60",
+    "static-held-out": "static, 16 kept from SFT, warm-up `auto`",
+    "static-200": "static, 200",
+    "static-400": "static, 400",
+    "sft": "SFT alone",
+}
+
+
 def poor() -> Values:
     """pass@1 on `poor` by method, seed and problem: the design and the controls beside it."""
     found = dict(gather("design")["poor"])
@@ -137,10 +154,10 @@ def rates(values: Values) -> list[str]:
     return lines
 
 
-def longer() -> dict[str, Values]:
-    """Runs of 480 steps by task, method, seed and problem."""
-    found: dict[str, Values] = {task: {} for task in LONG}
-    for task, names in LONG.items():
+def merged(tasks: Mapping[str, Sequence[str]]) -> dict[str, Values]:
+    """Runs by task, method, seed and problem, from the files in controls/ that each task has."""
+    found: dict[str, Values] = {task: {} for task in tasks}
+    for task, names in tasks.items():
         for name in names:
             for method, runs in read(HERE / "controls" / f"{name}.json").items():
                 found[task].setdefault(method, {}).update(runs)
@@ -175,6 +192,20 @@ def longer_pairs(tasks: dict[str, Values]) -> list[str]:
     for one, other in LONG_PAIRS:
         cells = [against(values, one, other) if one in values and other in values else "" for values in tasks.values()]
         lines.append(f"| `{one}` - `{other}` | {' | '.join(cells)} |")
+    return lines
+
+
+def held_out(tasks: dict[str, Values]) -> list[str]:
+    """pass@1, and how far SASR with demonstrations kept from SFT is above it, paired by seed and problem."""
+    lines = ["| 480 steps | " + " | ".join(f"{task} | SASR, kept - it" for task in tasks) + " |"]
+    lines.append("|---" * (1 + 2 * len(tasks)) + "|")
+    for method, name in HELD_OUT_METHODS.items():
+        cells = []
+        for values in tasks.values():
+            runs = values.get(method, {})
+            cells.append(f"{cell(values, method)} ({len(runs)})" if runs else "")
+            cells.append(against(values, "sasr-held-out", method) if runs and method != "sasr-held-out" else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -215,10 +246,11 @@ def draw(tasks: dict[str, Values]) -> None:
 
 
 def main() -> None:
-    values, tasks = poor(), longer()
+    values, tasks = poor(), merged(LONG)
     for mark, make in (("carries", carries), ("peers", peers), ("rates", rates)):
         insert(PAGE, mark, make(values))
     insert(PAGE, "four", four())
+    insert(PAGE, "held-out", held_out(merged(HELD_OUT)))
     insert(PAGE, "warmups", [*warmups(tasks), "", *longer_pairs(tasks)])
     draw(tasks)
 

@@ -91,6 +91,8 @@ def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) 
 
 # ---- training ----
 
+_BY_HEART = " Held out are those that SFT never sees: where their loss does not fall with it, SFT learns by heart."
+
 
 def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
     if not metrics:
@@ -114,6 +116,7 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
     reward, spread = _points(metrics, "reward"), _points(metrics, "reward_std")
     divergence, target = _points(metrics, "divergence"), number(config.get("divergence_target")) or 0.1
     aim = [series("target", MUTED, [0, steps[-1]], [target, target], style="dashed")] if divergence[0] else []
+    held_out = _points(metrics, "held_out_loss")
     grpo_loss = _points([line for line in metrics if line.get("kind") != "sft"], "loss")
     return [
         figure(
@@ -154,9 +157,9 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
         ),
         figure(
             "SFT loss",
-            "-log p of the demonstrations, on SFT steps.",
+            "-log p of the demonstrations, on SFT steps." + (_BY_HEART if held_out[0] else ""),
             "nats per token",
-            course("SFT loss", SFT, *_points(metrics, "sft_loss")),
+            [*course("SFT loss", SFT, *_points(metrics, "sft_loss")), series("held out", MUTED, *held_out)],
             low=0,
         ),
         figure("GRPO loss", "On GRPO steps.", "loss", course("GRPO loss", GRPO, *grpo_loss)),

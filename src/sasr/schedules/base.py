@@ -28,6 +28,9 @@ class Signals:
         failed_batches (`float`): SFT batches that the waiting failed questions would fill.
         spent (`float`): Share of a budget of seconds that is spent since the warm-up, in [0, 1]; 0 without one.
         passes (`float`): How often SFT has gone through the demonstrations so far.
+        carry_over (`float` or `None`): Loss of demonstrations that SFT studies over that of others, against what it was
+            before the first step, the lowest so far, in [0, 1]: near 0 they are learnt by heart; `None` when it is not
+            measured.
     """
 
     step: int
@@ -41,6 +44,7 @@ class Signals:
     failed_batches: float = 0.0
     spent: float = 0.0
     passes: float = 0.0
+    carry_over: float | None = None
 
     @property
     def progress(self) -> float:

@@ -25,6 +25,8 @@ class Sasr:
     The pull of demonstrations that are repeated wears out: s_t is multiplied by exp(-n_t / `useful_passes`) after n_t
     passes over them, the form in which repeated data lose their value in Muennighoff et al. (arXiv 2305.16264). Without
     it a long run with few demonstrations keeps going back to what it knows by heart, and loses what GRPO taught it.
+    Where demonstrations are kept from SFT, what they show takes the place of this guess: p_t is multiplied by the
+    measured `carry_over`, not s_t, because c_t makes p_t 1 at first whatever s_t is.
 
     Args:
         gamma (`float`): Pull towards GRPO, > 0; p = 1 / (1 + gamma) when g_last = g_warmup and w = 0.
@@ -67,9 +69,12 @@ class Sasr:
         if math.isinf(s):
             return 1.0
         c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
-        worth = math.exp(-signals.passes / self.useful_passes) if self.useful_passes else 1.0
+        carry_over, worth = signals.carry_over, 1.0
+        if carry_over is None:
+            carry_over = 1.0
+            worth = math.exp(-signals.passes / self.useful_passes) if self.useful_passes else 1.0
         study, pull = s * c * worth, self.gamma * (1 - c)
-        return study / (study + pull) if study else 0.0
+        return carry_over * study / (study + pull) if study else 0.0
 
     def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
         return True, total_steps > warmup_steps
