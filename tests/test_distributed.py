@@ -69,7 +69,8 @@ def test_decisions_are_the_same_on_all_ranks(tmp_path):
     run_script(
         tmp_path,
         """
-trained = toy.trainer(out / "run", max_steps=24, divergence_weight=0.3, divergence_every=3)
+signals = {"divergence_weight": 0.3, "divergence_every": 3, "held_out_demonstrations": 6}
+trained = toy.trainer(out / "run", max_steps=24, **signals)
 import sasr.trainer
 seen, finish = [], sasr.trainer.finish_step
 def record(trainer, norm):
@@ -84,6 +85,7 @@ trained.train()
     )
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [step[:3] for step in ranks[0]] == [step[:3] for step in ranks[1]]
+    assert 0 < ranks[0][-1][2]["carry_over"] <= 1
     kinds = [step[0] for step in ranks[0]][4:]
     assert {"sft", "grpo"} == set(kinds)
     assert any(a[3] != b[3] for a, b in zip(*ranks, strict=True) if a[3])

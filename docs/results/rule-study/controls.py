@@ -1,12 +1,13 @@
 """The rule study's controls: what carries the rule, peers, too high a rate, and warm-ups of 20 to 400 steps.
 
-Run: python docs/results/rule-study/controls.py (needs matplotlib). Writes warmups.svg beside itself and the tables
-into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml, moments.yaml,
-half.yaml, peers.yaml, long.yaml and held-out.yaml.
+Run: python docs/results/rule-study/controls.py (needs matplotlib). Writes warmups.svg and held-out.svg beside itself
+and the tables into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml,
+moments.yaml, half.yaml, peers.yaml, long.yaml and held-out.yaml.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -245,6 +246,25 @@ def draw(tasks: dict[str, Values]) -> None:
     figure.savefig(HERE / "warmups.svg", metadata={"Date": None})
 
 
+def draw_losses() -> None:
+    """What demonstrations kept from SFT show in two runs of SFT alone."""
+    import matplotlib.pyplot as plt
+
+    runs = json.loads((HERE / "held-out.json").read_text(encoding="utf-8"))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for (task, run), colour in zip(runs.items(), COLOURS, strict=False):
+        steps = [point["step"] for point in run["held_out"]]
+        means = np.convolve(run["sft_loss"], np.ones(10) / 10, "valid")
+        left.plot(steps, [point["held_out_loss"] for point in run["held_out"]], color=colour, label=f"{task}: held out")
+        left.plot(np.arange(len(means)) + 10, means, color=colour, ls="--", lw=1, label=f"{task}: studied")
+        right.plot(steps, [point["carry_over"] for point in run["held_out"]], color=colour, label=task)
+    left.set(xlabel="step of SFT", ylabel="nats a token", yscale="log", title="loss of demonstrations")
+    right.set(xlabel="step of SFT", ylim=(0, 1.05), title="carry_over")
+    left.legend(fontsize=7)
+    right.legend(fontsize=7)
+    figure.savefig(HERE / "held-out.svg", metadata={"Date": None})
+
+
 def main() -> None:
     values, tasks = poor(), merged(LONG)
     for mark, make in (("carries", carries), ("peers", peers), ("rates", rates)):
@@ -253,6 +273,7 @@ def main() -> None:
     insert(PAGE, "held-out", held_out(merged(HELD_OUT)))
     insert(PAGE, "warmups", [*warmups(tasks), "", *longer_pairs(tasks)])
     draw(tasks)
+    draw_losses()
 
 
 if __name__ == "__main__":
