@@ -79,8 +79,8 @@ LONG_PAIRS = (
 
 # Runs of held-out.yaml, on a base model that was trained anew, so that they are compared with each other only.
 HELD_OUT = {
-    "fresh `few`": ("held-few-21", "held-few-22", "held-few-23"),
-    "fresh `all`": ("held-all-21", "held-all-22", "held-all-23"),
+    "fresh `few`": ("held-few-21", "held-few-22"),
+    "fresh `all`": ("held-all-21", "held-all-22"),
 }
 HELD_OUT_METHODS = {
     "sasr-held-out": "SASR, 16 kept from SFT, warm-up `auto`",
@@ -88,7 +88,6 @@ HELD_OUT_METHODS = {
     "static-held-out": "static, 16 kept from SFT, warm-up `auto`",
     "static-200": "static, 200",
     "static-400": "static, 400",
-    "sft": "SFT alone",
 }
 
 
