@@ -101,6 +101,7 @@ def test_p_is_what_carries_over_of_it(share, passes, pull, norm):
     rule = Sasr(gamma_schedule=pull)
     found = rule.probability(signals(carry_over=share, passes=passes, sft_grad_norm=norm))
     assert found == pytest.approx(share * rule.probability(signals(sft_grad_norm=norm)))
+    assert rule.probability(signals(carry_over=share, warmup_grad_norm=0.0)) == share
 
 
 # ---- through the real trainer ----

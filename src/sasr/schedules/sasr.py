@@ -65,14 +65,13 @@ class Sasr:
         norm_ratio = 0.0 if w == 1 else _ratio(last, warmup)
         drift = max(signals.divergence or 0.0, 0.0) / self.divergence_target
         s = (1 - w) * norm_ratio + w * drift
+        measured = signals.carry_over is not None
+        carry_over = 1.0 if signals.carry_over is None else signals.carry_over
         # s may be infinite (a warm-up that ended at a zero gradient): the limit of s / (s + gamma) is 1.
         if math.isinf(s):
-            return 1.0
+            return carry_over
         c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
-        carry_over, worth = signals.carry_over, 1.0
-        if carry_over is None:
-            carry_over = 1.0
-            worth = math.exp(-signals.passes / self.useful_passes) if self.useful_passes else 1.0
+        worth = math.exp(-signals.passes / self.useful_passes) if self.useful_passes and not measured else 1.0
         study, pull = s * c * worth, self.gamma * (1 - c)
         return carry_over * study / (study + pull) if study else 0.0
 
