@@ -8,10 +8,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def stories() -> None:
+def stories(folder: str) -> None:
     print("| seed | greedy: warm-up -> end | pass@1: warm-up -> end | pass@8: warm-up -> end |\n|---|---|---|---|")
     gains = []
-    for path in sorted((HERE / "stories-demo").glob("seed*.exam.json")):
+    for path in sorted((HERE / folder).glob("seed*.exam.json")):
         exams = json.loads(path.read_text())
         a, b = exams["warmup"], exams["final"]
         gains.append(b["pass_at"]["1"] - a["pass_at"]["1"])
@@ -37,6 +37,7 @@ def real_model(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stories()
+    stories("stories-demo")
+    stories("stories-demo/growing")
     for path in sorted(HERE.glob("smollm2-*/metrics.jsonl")):
         real_model(path.parent.name)
