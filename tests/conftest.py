@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import zygote
+
+zygote.install()
+
 # The same examples each time: a change is judged by what it changed. Times are those of shared machines.
 settings.register_profile("sasr", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sasr")
@@ -21,8 +25,8 @@ def environment(monkeypatch):
     """One process, not one of several; and what the command line sets in the environment does not outlive the test."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "error" if name == "TRANSFORMERS_VERBOSITY" else "true"))
+    for name, value in zygote.DEFAULTS.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import sasr.cli
+import zygote
 from sasr import locks
 from sasr.metrics import read_totals, sft_share
 from sasr.runs import entries
@@ -39,9 +40,9 @@ def listed(directory: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """The uninterrupted run, and what it printed."""
+    """The uninterrupted run, and what it printed. The installed command makes it, started from nothing."""
     directory = tmp_path_factory.mktemp("cli") / "whole"
-    out = finish(start(command(directory)))
+    out = finish(start([str(Path(sys.executable).with_name("sasr")), *command(directory)[3:]]))
     (directory.parent / "printed").write_text(out)
     return directory
 
@@ -105,20 +106,22 @@ def test_output_without_a_terminal_is_plain_lines(whole):
     assert "at the end" in printed
 
 
-@pytest.mark.parametrize("part", ["", f"checkpoint-{LAST}", "checkpoint-3"])
-def test_models_load_in_plain_transformers(whole, part):
+def test_models_load_in_plain_transformers(whole):
     code = (
-        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer;"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]); tok = AutoTokenizer.from_pretrained(sys.argv[1]);"
-        "ids = tok('Tom has 3 pens.', return_tensors='pt');"
-        "print(len(model.generate(**ids, max_new_tokens=4)[0]) - ids['input_ids'].shape[1]);"
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "for path in sys.argv[1:]:\n"
+        "    model = AutoModelForCausalLM.from_pretrained(path); tok = AutoTokenizer.from_pretrained(path)\n"
+        "    ids = tok('Tom has 3 pens.', return_tensors='pt')\n"
+        "    print(len(model.generate(**ids, max_new_tokens=4)[0]) - ids['input_ids'].shape[1])\n"
         "assert 'sasr' not in sys.modules"
     )
+    parts = [str(whole / part) for part in ("", f"checkpoint-{LAST}", "checkpoint-3")]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(whole / part)], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", code, *parts], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert 1 <= int(done.stdout) <= 4
+    lengths = [int(line) for line in done.stdout.split()]
+    assert len(lengths) == len(parts) and all(1 <= length <= 4 for length in lengths)
 
 
 def test_config_file_runs_it_again(whole, tmp_path):
@@ -219,8 +222,8 @@ def test_help_and_version():
 def test_a_matched_run_goes_on_when_the_other_is_gone(tmp_path, monkeypatch):
     """Its share is that of the other's metrics, and its config.yaml holds the number."""
     monkeypatch.chdir(tmp_path)
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "error" if name == "TRANSFORMERS_VERBOSITY" else "true"))
+    for name, value in zygote.DEFAULTS.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
     small = {
         "train_rows": 40, "exam_rows": 0, "max_steps": 5, "sft_warmup_steps": 2, "per_device_train_batch_size": 8,
         "per_device_sft_batch_size": 4, "max_completion_length": 16, "save_steps": 3, "num_generations": 4,

@@ -169,18 +169,9 @@ def test_interrupted_and_continued(whole, recipe, tmp_path):
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     run = out / "runs" / "sasr" / "seed-2"
     shutil.rmtree(run)
-    arguments = [
-        sys.executable,
-        "-m",
-        "sasr",
-        "compare",
-        "--config",
-        str(recipe),
-        "--output_dir",
-        str(out),
-        "--jobs",
-        "1",
-    ]
+    # The installed command, whose runs are its own children.
+    installed = str(Path(sys.executable).with_name("sasr"))
+    arguments = [installed, "compare", "--config", str(recipe), "--output_dir", str(out), "--jobs", "1"]
     process = subprocess.Popen(
         arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -26,7 +26,8 @@ EXAMS = {0: "initial", 2: "warmup", 3: "step-3", 6: "step-6", 8: "final"}
 def train(directory: Path, tracker: str, *more: str) -> None:
     flags = [text for key, value in SMALL.items() for text in (f"--{key}", str(value))]
     run = ["--output_dir", str(directory / "run"), "--report_to", tracker]
-    offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(directory), "TRACKIO_DIR": str(directory / "trackio")}
+    offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(directory)}
+    offline |= {"TRACKIO_DIR": str(directory / "trackio")} if tracker == "trackio" else {}  # read while importing
     command = [sys.executable, "-m", "sasr", "train", *(more or flags), *run]
     environment = {**os.environ, **offline, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
