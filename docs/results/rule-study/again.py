@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from page import HERE, TASKS, Values, best_static, gather, insert, paired, read, shown, spent
@@ -18,6 +19,7 @@ from page import HERE, TASKS, Values, best_static, gather, insert, paired, read,
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
 FAMILIES = {"digits": ("", "design", "lengths", [3, 4, 5]), "stories": ("told-", "confirm", "steps", [2, 3, 4])}
+SEEDS = "41-44"
 METHODS = {
     "static": "static SFT-then-GRPO, swept",
     "static-100": "static, GRPO from step 100",
@@ -36,8 +38,9 @@ def options(family: str, task: str) -> list[str]:
     return ["--task_options", json.dumps({name: sizes, **given})] if given else []
 
 
-def run() -> None:
-    """Train and compare what is not there yet."""
+def run(methods: Sequence[str], seeds: str, start: str = "") -> None:
+    """Train the bases and compare these methods on the eight tasks, where that is not done yet. The results go to
+    again/, as `start` with the task's name."""
     sasr = [sys.executable, "-m", "sasr"]
     for family, (prefix, *_) in FAMILIES.items():
         base = Path("runs") / f"{prefix.removesuffix('-') or family}-base"
@@ -45,11 +48,12 @@ def run() -> None:
             command = ["train", "--config", str(HERE / f"{prefix}base.yaml"), "--output_dir", str(base)]
             subprocess.run([*sasr, *command], check=True)
         for task in TASKS:
-            directory = Path("runs") / f"again-{prefix}{task}"
+            directory = Path("runs") / f"again-{start}{prefix}{task}"
             command = ["compare", "--config", str(HERE / f"{prefix}again.yaml"), *options(family, task)]
-            subprocess.run([*sasr, *command, "--output_dir", str(directory)], check=True)  # goes on where it was
+            command += ["--methods", *methods, "--seeds", seeds, "--output_dir", str(directory)]
+            subprocess.run([*sasr, *command], check=True)  # goes on where it was
             (HERE / "again").mkdir(exist_ok=True)
-            shutil.copy(directory / "results.json", HERE / "again" / f"{prefix}{task}.json")
+            shutil.copy(directory / "results.json", HERE / "again" / f"{start}{prefix}{task}.json")
 
 
 def tasks() -> dict[str, Values]:
@@ -106,7 +110,7 @@ def table(values: dict[str, Values]) -> list[str]:
 
 def main() -> None:
     if sys.argv[1:] == ["run"]:
-        run()
+        run([method for method in METHODS if method != "static"], SEEDS)
     values = tasks()
     insert(HERE.parents[2] / "README.md", "table", summary(values))
     insert(HERE.parents[1] / "rule-study.md", "again", table(values))
