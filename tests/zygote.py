@@ -37,7 +37,7 @@ DEFAULTS = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "
 # Variables that are read while importing, or before.
 _EARLY = ("HF_", "TRANSFORMERS_", "DATASETS_", "OMP_", "MKL_", "LD_", "LC_", "LANG", "PYTHON", "CUDA_", "TRACKIO_")
 _LATE = ("PYTHONPATH", "PYTHONWARNINGS")  # see `_become`
-_ORDINARY = ("args", "bufsize", "stdin", "stdout", "stderr", "cwd", "env", "text", "encoding", "errors", "pass_fds")
+_ORDINARY = ("stdin", "stdout", "stderr", "cwd", "env", "text", "encoding", "errors", "pass_fds")
 _POPEN = subprocess.Popen
 
 
@@ -180,6 +180,8 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 def serve(address: str) -> _Command | None:
     """The zygote: a fork for each request. Returns in the forks, with what they are to run."""
+    _zygote._address = address
+    install()  # the forks' own commands are forked too: now, since torch.distributed takes Popen when it is imported
     for library in LIBRARIES:
         importlib.import_module(library)
     gc.collect()
@@ -191,7 +193,6 @@ def serve(address: str) -> _Command | None:
     listener.listen(64)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    _zygote._address = address
     os.write(1, b"ready")
     while True:
         if 0 in select.select([0, listener], [], [])[0]:
@@ -252,7 +253,6 @@ def _become(told: dict[str, Any], files: list[int]) -> _Command:
     sys.argv = [command.script or "-m", *command.arguments]
     sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=command.unbuffered)
     sys.stderr.reconfigure(write_through=command.unbuffered)
-    install()  # the commands that it starts are forked too
     return command
 
 
