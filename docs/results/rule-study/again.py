@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from page import HERE, TASKS, Values, best_static, gather, insert, paired, read, shown, spent
@@ -38,24 +38,20 @@ def options(family: str, task: str) -> list[str]:
     return ["--task_options", json.dumps({name: sizes, **given})] if given else []
 
 
-def run(
-    methods: Sequence[str], seeds: str, start: str = "", families: Iterable[str] = FAMILIES, base_seed: int = 42
-) -> None:
-    """Train the bases and compare these methods on the families' tasks, where that is not done yet. The results go to
+def run(methods: Sequence[str], seeds: str, start: str = "") -> None:
+    """Train the bases and compare these methods on the eight tasks, where that is not done yet. The results go to
     again/, as `start` with the task's name."""
     sasr = [sys.executable, "-m", "sasr"]
-    for family in families:
-        prefix = FAMILIES[family][0]
-        base = Path("runs") / f"{prefix.removesuffix('-') or family}-base{f'-{base_seed}' if base_seed != 42 else ''}"
+    for family, (prefix, *_) in FAMILIES.items():
+        base = Path("runs") / f"{prefix.removesuffix('-') or family}-base"
         if not (base / "model.safetensors").exists():
-            command = ["train", "--config", str(HERE / f"{prefix}base.yaml"), "--seed", str(base_seed)]
-            subprocess.run([*sasr, *command, "--output_dir", str(base)], check=True)
+            command = ["train", "--config", str(HERE / f"{prefix}base.yaml"), "--output_dir", str(base)]
+            subprocess.run([*sasr, *command], check=True)
         for task in TASKS:
             directory = Path("runs") / f"again-{start}{prefix}{task}"
             command = ["compare", "--config", str(HERE / f"{prefix}again.yaml"), *options(family, task)]
-            command += ["--model_name_or_path", str(base), "--methods", *methods, "--seeds", seeds]
-            # The same command goes on where it was.
-            subprocess.run([*sasr, *command, "--output_dir", str(directory)], check=True)
+            command += ["--methods", *methods, "--seeds", seeds, "--output_dir", str(directory)]
+            subprocess.run([*sasr, *command], check=True)  # goes on where it was
             (HERE / "again").mkdir(exist_ok=True)
             shutil.copy(directory / "results.json", HERE / "again" / f"{start}{prefix}{task}.json")
 

@@ -1,23 +1,19 @@
-"""Demonstrations kept from SFT on the study's eight tasks, 140 steps, four of them from a second base model too.
+"""Demonstrations kept from SFT on the study's eight tasks, 140 steps: the rule, static with its help, and the defaults.
 
-The rule, static with its help, and the defaults. Run: python docs/results/rule-study/kept.py run (like again.py, with
-the methods and seeds below). With and without `run` it writes the table of again/held-*.json into
-docs/rule-controls.md.
+Run: python docs/results/rule-study/kept.py run (like again.py, with the methods and seeds below). With and without
+`run` it writes the tables of again/held-TASK.json into docs/rule-controls.md.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from again import FAMILIES, gains, run
 from page import HERE, TASKS, Values, finished, insert, read, shown
 
-from sasr.compare.statistics import interval, mean, sign_flip_p
+from sasr.compare.statistics import interval, mean
 
-SEEDS = "45-46"
-# Where the results of a family of tasks are, in again/, and the seed of its base model.
-FILES = {"digits": ("held-", 42), "stories": ("held-told-", 42), "digits, base 7": ("held-7-", 7)}
+START, SEEDS = "held-", "45-46"
 METHODS = {
     "sasr-held-out": "**SASR, 16 kept from SFT, warm-up `auto`**",
     "static-held-out": "static from the same warm-up",
@@ -26,46 +22,50 @@ METHODS = {
 }
 
 
-def files() -> dict[str, Path]:
-    """The results of each task."""
+def tasks() -> dict[str, Values]:
+    """pass@1 by task, method, seed and problem."""
     return {
-        f"{family}: `{task}`": HERE / "again" / f"{start}{task}.json"
-        for family, (start, _) in FILES.items()
+        f"{family}: `{task}`": read(HERE / "again" / f"{START}{prefix}{task}.json")
+        for family, (prefix, *_) in FAMILIES.items()
         for task in TASKS
     }
 
 
-def length(path: Path) -> str:
-    """Steps of the warm-ups that ended by themselves: all that this static learnt by SFT."""
-    return ", ".join(str(one["sft_steps"]) for one in finished(path) if one["method"] == "static-held-out")
+def lengths() -> dict[str, list[int]]:
+    """Steps of the warm-ups that ended by themselves, by task, in the order of the seeds."""
+    found: dict[str, list[int]] = {}
+    for family, (prefix, *_) in FAMILIES.items():
+        for task in TASKS:
+            for one in finished(HERE / "again" / f"{START}{prefix}{task}.json"):
+                if one["method"] == "static-held-out":  # all of its SFT
+                    found.setdefault(f"{family}: `{task}`", []).append(one["sft_steps"])
+    return found
 
 
 def table(values: dict[str, Values]) -> list[str]:
-    """Each task and all of them: pass@1, and what the rule is above each of the others, paired by seed and problem."""
+    """Each task: pass@1. Each family: what the rule is above each of the others, paired by seed and problem."""
     rule, *others = METHODS
     lines = ["| 140 steps | warm-up found | " + " | ".join(METHODS.values()) + " |", "|---" * (len(METHODS) + 2) + "|"]
-    for task, path in files().items():
-        cells = [f"{mean(list(values[task][method].values())):.3f}" for method in METHODS]
-        lines.append(f"| {task} | {length(path)} | {' | '.join(cells)} |")
-    means = [f"{mean([runs for v in values.values() for runs in v[method].values()]):.3f}" for method in METHODS]
-    lines.append(f"| **all twelve** | | {' | '.join(means)} |")
-    cells = []
-    for method in others:
-        differences = gains(values, rule, method)
-        p = sign_flip_p([float(gain.mean()) for gain in differences])
-        cells.append(f"{shown(mean(differences), interval(differences), '+')}, p = {p:.2f}")
-    lines.append(f"| the rule - it | | | {' | '.join(cells)} |")
-    worst = [min(mean(gains({task: v}, rule, method)) for task, v in values.items()) for method in others]
-    return [*lines, f"| the same, worst task | | | {' | '.join(f'{value:+.3f}' for value in worst)} |"]
+    found = lengths()
+    for task, v in values.items():
+        cells = [f"{mean(list(v[method].values())):.3f}" for method in METHODS]
+        lines.append(f"| {task} | {', '.join(map(str, found[task]))} | {' | '.join(cells)} |")
+    for family in FAMILIES:
+        own = {task: v for task, v in values.items() if task.startswith(family)}
+        means = [f"{mean([runs for v in own.values() for runs in v[method].values()]):.3f}" for method in METHODS]
+        lines.append(f"| **{family}: all four** | | {' | '.join(means)} |")
+        cells = []
+        for method in others:
+            differences = gains(own, rule, method)
+            cells.append(shown(mean(differences), interval(differences), "+"))
+        lines.append(f"| the rule - it | | | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
     if sys.argv[1:] == ["run"]:
-        for family, (start, base_seed) in FILES.items():
-            family = family.split(",")[0]
-            run(list(METHODS), SEEDS, start.removesuffix(FAMILIES[family][0]), [family], base_seed)
-    values = {task: read(path) for task, path in files().items()}
-    insert(HERE.parents[1] / "rule-controls.md", "held-out-short", table(values))
+        run(list(METHODS), SEEDS, START)
+    insert(HERE.parents[1] / "rule-controls.md", "held-out-short", table(tasks()))
 
 
 if __name__ == "__main__":
