@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import sasr.cli
 from refusals import JSONL, SMALL, checked
+from whole_runs import INSTALLED
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -232,7 +232,7 @@ def test_matched_run_without_hybrid_steps(error):
 @pytest.mark.parametrize("flags", [["--gamma", "0"], [*JSONL, "--data", "rows.jsonl"]], ids=["flag", "data"])
 def test_process(flags):
     Path("rows.jsonl").write_text("{oops\n")
-    command = [str(Path(sys.executable).with_name("sasr")), "train", *SMALL, *flags]
+    command = [INSTALLED, "train", *SMALL, *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     message = checked(done.returncode, done.stdout, done.stderr)
     assert message.startswith("gamma is 0.0" if "--gamma" in flags else "rows.jsonl:1: invalid JSON")

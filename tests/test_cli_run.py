@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 import sasr.cli
-import zygote
 from sasr import locks
 from sasr.metrics import read_totals, sft_share
 from sasr.runs import entries
 from whole_runs import (
+    INSTALLED,
     LAST,
     LIMIT,
     assert_same_run,
@@ -42,7 +42,7 @@ def listed(directory: Path) -> dict:
 def whole(tmp_path_factory) -> Path:
     """The uninterrupted run, and what it printed. The installed command makes it, started from nothing."""
     directory = tmp_path_factory.mktemp("cli") / "whole"
-    out = finish(start([str(Path(sys.executable).with_name("sasr")), *command(directory)[3:]]))
+    out = finish(start([INSTALLED, *command(directory)[3:]]))
     (directory.parent / "printed").write_text(out)
     return directory
 
@@ -219,11 +219,9 @@ def test_help_and_version():
         assert expected in finish(start([sys.executable, "-m", "sasr", *flags]))
 
 
-def test_a_matched_run_goes_on_when_the_other_is_gone(tmp_path, monkeypatch):
+def test_a_matched_run_goes_on_when_the_other_is_gone(environment, tmp_path, monkeypatch):
     """Its share is that of the other's metrics, and its config.yaml holds the number."""
     monkeypatch.chdir(tmp_path)
-    for name, value in zygote.DEFAULTS.items():
-        monkeypatch.setenv(name, os.environ.get(name, value))
     small = {
         "train_rows": 40, "exam_rows": 0, "max_steps": 5, "sft_warmup_steps": 2, "per_device_train_batch_size": 8,
         "per_device_sft_batch_size": 4, "max_completion_length": 16, "save_steps": 3, "num_generations": 4,

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sasr.compare.runner import lock
 from sasr.compare.view import CompareView, Progress, Row
 from sasr.errors import InputError
 from sasr.metrics import read_metrics
+from whole_runs import INSTALLED
 
 LIMIT = 240  # seconds: a hanging run fails
 STEPS, WARMUP = 12, 3
@@ -170,8 +170,7 @@ def test_interrupted_and_continued(whole, recipe, tmp_path):
     run = out / "runs" / "sasr" / "seed-2"
     shutil.rmtree(run)
     # The installed command, whose runs are its own children.
-    installed = str(Path(sys.executable).with_name("sasr"))
-    arguments = [installed, "compare", "--config", str(recipe), "--output_dir", str(out), "--jobs", "1"]
+    arguments = [INSTALLED, "compare", "--config", str(recipe), "--output_dir", str(out), "--jobs", "1"]
     process = subprocess.Popen(
         arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

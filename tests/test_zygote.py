@@ -13,6 +13,7 @@ import pytest
 
 import sasr
 import zygote
+from whole_runs import INSTALLED
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are forked on Linux only")
 
@@ -85,7 +86,7 @@ def test_it_can_be_killed_and_waited_for(tmp_path):
         ([sys.executable, "-m", "json.tool", "--help"], {}),
         ([sys.executable, "-m", "sasr", "--version"], {"env": {**os.environ, "HF_HOME": "elsewhere"}}),
         ([sys.executable, "-m", "sasr", "--version"], {"preexec_fn": os.getpid}),
-        ([str(Path(sys.executable).with_name("sasr")), "--version"], {}),
+        ([INSTALLED, "--version"], {}),
     ],
 )
 def test_others_are_started(arguments, how):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+INSTALLED = str(Path(sys.executable).with_name("sasr"))  # not `python -m sasr`: it is never forked (zygote.py)
 LIMIT = 240  # seconds: a hanging run fails
 
 SETTINGS = {

@@ -1,12 +1,13 @@
 """Demonstrations kept from SFT on the study's eight tasks, 140 steps: the rule, static with its help, and the defaults.
 
 Run: python docs/results/rule-study/kept.py run (like again.py, with the methods and seeds below). With and without
-`run` it writes the tables of again/held-TASK.json into docs/rule-controls.md.
+`run` it writes the table of again/held-TASK.json into docs/rule-controls.md.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from again import FAMILIES, gains, run
 from page import HERE, TASKS, Values, finished, insert, read, shown
@@ -22,34 +23,28 @@ METHODS = {
 }
 
 
-def tasks() -> dict[str, Values]:
-    """pass@1 by task, method, seed and problem."""
+def files() -> dict[str, Path]:
+    """The results of each task."""
     return {
-        f"{family}: `{task}`": read(HERE / "again" / f"{START}{prefix}{task}.json")
+        f"{family}: `{task}`": HERE / "again" / f"{START}{prefix}{task}.json"
         for family, (prefix, *_) in FAMILIES.items()
         for task in TASKS
     }
 
 
-def lengths() -> dict[str, list[int]]:
-    """Steps of the warm-ups that ended by themselves, by task, in the order of the seeds."""
-    found: dict[str, list[int]] = {}
-    for family, (prefix, *_) in FAMILIES.items():
-        for task in TASKS:
-            for one in finished(HERE / "again" / f"{START}{prefix}{task}.json"):
-                if one["method"] == "static-held-out":  # all of its SFT
-                    found.setdefault(f"{family}: `{task}`", []).append(one["sft_steps"])
-    return found
+def lengths(path: Path) -> str:
+    """Steps of the warm-ups that ended by themselves, by seed: all that this static learnt by SFT."""
+    return ", ".join(str(one["sft_steps"]) for one in finished(path) if one["method"] == "static-held-out")
 
 
-def table(values: dict[str, Values]) -> list[str]:
+def table(files: dict[str, Path]) -> list[str]:
     """Each task: pass@1. Each family: what the rule is above each of the others, paired by seed and problem."""
     rule, *others = METHODS
     lines = ["| 140 steps | warm-up found | " + " | ".join(METHODS.values()) + " |", "|---" * (len(METHODS) + 2) + "|"]
-    found = lengths()
+    values: dict[str, Values] = {task: read(path) for task, path in files.items()}
     for task, v in values.items():
         cells = [f"{mean(list(v[method].values())):.3f}" for method in METHODS]
-        lines.append(f"| {task} | {', '.join(map(str, found[task]))} | {' | '.join(cells)} |")
+        lines.append(f"| {task} | {lengths(files[task])} | {' | '.join(cells)} |")
     for family in FAMILIES:
         own = {task: v for task, v in values.items() if task.startswith(family)}
         means = [f"{mean([runs for v in own.values() for runs in v[method].values()]):.3f}" for method in METHODS]
@@ -65,7 +60,7 @@ def table(values: dict[str, Values]) -> list[str]:
 def main() -> None:
     if sys.argv[1:] == ["run"]:
         run(list(METHODS), SEEDS, START)
-    insert(HERE.parents[1] / "rule-controls.md", "held-out-short", table(tasks()))
+    insert(HERE.parents[1] / "rule-controls.md", "held-out-short", table(files()))
 
 
 if __name__ == "__main__":
