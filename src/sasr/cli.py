@@ -177,8 +177,8 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
     as defaults; and whether that run has none yet, and has to begin again."""
     from .checkpoints import newest_whole
     from .parsing import read_recipe
-    from .run import is_main
     from .run_directory import CONFIG_FILE
+    from .terminal import is_main
 
     flag = "--resume_from_checkpoint"
     argv = [part for a in argv for part in (a.split("=", 1) if a.startswith(flag + "=") else [a])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
@@ -32,12 +31,8 @@ from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, f
 from .tasks import get_task
 from .tasks.base import Row, Task
 from .tasks.loading import for_model
+from .terminal import is_main
 from .tracking import Trackers
-
-
-def is_main() -> bool:
-    """Whether this process writes and prints, known before torch starts its process group."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Self
@@ -9,6 +10,11 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints, known before torch starts its process group."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 class TerminalView:

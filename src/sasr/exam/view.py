@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sasr.compare.view import columns
-from sasr.live import format_duration
-from sasr.terminal import TerminalView
-
-_PLAIN_SECONDS = 30.0
+from sasr.counting import CountView
 
 
-class ExamView(TerminalView):
+class ExamView(CountView):
     """Shows an exam, or another count of judged completions.
 
     Arguments are those of [`TerminalView`].
     """
 
     unit = "completions"
-
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        super().__init__(console, clock)
-        self._total = self._done = self._first = 0
-        self._started = self._printed_at = clock()
-
-    def start(self, total: int, done: int) -> None:
-        """Begin to count completions, of which `done` are from an earlier start."""
-        self._total, self._done, self._first = total, done, done
-        self._started = self._printed_at = self._clock()
-        if self._rich:
-            self._redraw(4)
-
-    def update(self, done: int) -> None:
-        """Show that so many completions are there."""
-        self._done = done
-        now = self._clock()
-        if not self._rich and (done >= self._total or now - self._printed_at >= _PLAIN_SECONDS):
-            self._printed_at = now
-            self._print(self._state())
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Rows of equal length, the first one the heading."""
@@ -58,23 +33,6 @@ class ExamView(TerminalView):
         for row in rows[1:]:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print(table)
-
-    def _state(self) -> str:
-        new, seconds = self._done - self._first, self._clock() - self._started
-        state = f"{self._done}/{self._total} {self.unit}"
-        if not new or seconds <= 0:
-            return state
-        left = (self._total - self._done) * seconds / new
-        pace = f"{new / seconds:.1f} a second" if new >= seconds else f"{seconds / new:.1f} s each"
-        return f"{state}  {pace}" + (f"  {format_duration(left)} left" if left else "")
-
-    def _render(self) -> Text:
-        tail = f" {self._state()}"
-        cells = max(0, self._console.width - len(tail))
-        filled = int(cells * self._done / self._total) if self._total else 0
-        bar = Text.assemble(("━" * filled, "green"), ("─" * (cells - filled), "bright_black"), tail)
-        bar.no_wrap = True
-        return bar
 
 
 def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:

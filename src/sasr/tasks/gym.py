@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from sasr.counting import counted
 from sasr.errors import InputError, did_you_mean, unknown
 from sasr.tasks.base import Row, Task, Verdict
 from sasr.tasks.gym_worker import CHUNK
@@ -74,10 +75,13 @@ class ReasoningGymTask(Task):
         """`count` different questions of one split. The same arguments give the same questions, and a larger count
         continues a smaller one."""
         count = _NUMBERS[split] if count is None else count
-        rows: dict[str, Row] = {}
+        return list(counted(self._questions(count, seed or 0, split), count, f"questions of {self.name} made"))
+
+    def _questions(self, count: int, seed: int, split: str) -> Iterator[Row]:
+        asked: set[str] = set()
         index = last_new = last_made = 0
-        while len(rows) < count:
-            place = {"gym_seed": _seed(seed or 0, index // CHUNK), "gym_index": index % CHUNK}
+        while len(asked) < count:
+            place = {"gym_seed": _seed(seed, index // CHUNK), "gym_index": index % CHUNK}
             made = self._ask("make", _MAKE_LIMIT, place)
             index += 1
             if "error" in made:
@@ -86,15 +90,15 @@ class ReasoningGymTask(Task):
                 continue
             last_made = index
             row = self._row(made, place)
-            if row["prompt"] not in rows and split_of(row["prompt"]) == split:
-                rows[row["prompt"]] = row
+            if row["prompt"] not in asked and split_of(row["prompt"]) == split:
+                asked.add(row["prompt"])
                 last_new = index
+                yield row
             elif index - last_new > _PATIENCE:
                 raise InputError(
-                    f"task {self.name}: only {len(rows)} different questions found for split '{split}', not {count}; "
+                    f"task {self.name}: only {len(asked)} different questions found for split '{split}', not {count}; "
                     "ask for fewer (train_rows, exam_rows), or change task_options"
                 )
-        return list(rows.values())
 
     def _row(self, made: Mapping[str, Any], place: Mapping[str, int]) -> Row:
         completion = None
