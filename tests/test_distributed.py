@@ -85,7 +85,7 @@ trained.train()
     )
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [step[:3] for step in ranks[0]] == [step[:3] for step in ranks[1]]
-    assert 0 < ranks[0][-1][2]["carry_over"] <= 1
+    assert 0 < ranks[0][-1][2]["carry_over"] <= 1 and 0 < ranks[0][-1][2]["left_to_learn"] <= 1
     kinds = [step[0] for step in ranks[0]][4:]
     assert {"sft", "grpo"} == set(kinds)
     assert any(a[3] != b[3] for a, b in zip(*ranks, strict=True) if a[3])

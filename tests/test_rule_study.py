@@ -70,6 +70,18 @@ def test_the_candidate_rules_are_the_settings_that_they_became(tasks, name, pass
         assert rule.plan(signals).sft_probability == pytest.approx(setting.plan(signals).sft_probability, rel=1e-12)
 
 
+@pytest.mark.parametrize("left", [None, 0.0, 0.3, 1.0])
+def test_what_is_left_to_learn_scales_p(tasks, left):
+    from sasr import Signals
+    from sasr.schedules import Sasr
+
+    for step in range(20, 140):
+        signals = Signals(step, 140, 20, 0.5, sft_grad_norm=0.7, warmup_grad_norm=1.1, passes=9.0, left_to_learn=left)
+        plan, whole = tasks[2].SasrLeft().plan(signals), Sasr(useful_passes=0.0).probability(signals)
+        assert plan.sft_probability == pytest.approx(whole * (1.0 if left is None else left), rel=1e-12)
+        assert plan.kind == ("sft" if plan.sft_probability > 0.5 else "grpo")
+
+
 @pytest.fixture(scope="module")
 def puzzles():
     folder = str(STUDY.parent / "kk-tiny")

@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 
 from . import agreement
 from .schedules import SFT_STEP
+from .sft_loss import measured
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -38,7 +39,7 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     # The weights are those after the step before, so that a probe counts like an SFT step taken there.
     agreement.observe(trainer, step - 1, as_float(GRPOTrainer._get_grad_norm(trainer, model)))
     model.zero_grad()
-    trainer.sft_sums.zero_()
+    trainer.tracker.observe_likelihood(measured(trainer)[2])
 
 
 def as_float(norm) -> float | None:

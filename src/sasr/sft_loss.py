@@ -19,7 +19,9 @@ def sft_loss(trainer: SASRTrainer, model: torch.nn.Module, batch: dict[str, torc
     ranks because DDP averages gradients over them. Shapes (batch, length)."""
     advantages = batch.pop("advantages", torch.ones(1, 1, device=batch["labels"].device))
     logps, entropies = log_likelihoods(trainer, model, batch)
-    trainer.sft_sums += torch.stack([-logps.detach().sum(), entropies.sum()])
+    nll_B = -logps.detach().sum(1)
+    is_one_B = (batch["labels"][:, 1:] != -100).any(1)  # not what stands in for none
+    trainer.sft_sums += torch.stack([nll_B.sum(), entropies.sum(), (is_one_B * (-nll_B).exp()).sum()])
     plan = trainer.plan
     weights = TOKEN_WEIGHTS[plan.token_weight](logps, advantages, plan.token_parameter)
     return -(weights * logps).sum() / trainer.chosen.tokens * trainer.accelerator.num_processes
@@ -43,11 +45,13 @@ def log_likelihoods(
         return logps, entropy_from_logits(logits.detach()) * (labels != -100)
 
 
-def measured(trainer: SASRTrainer) -> tuple[float, float]:
-    """Negative log-likelihood and entropy, nats per completion token of the global batch; to be asked once a step."""
+def measured(trainer: SASRTrainer) -> tuple[float, float, float]:
+    """Negative log-likelihood and entropy, nats per completion token of the global batch, and the mean likelihood of
+    its whole demonstrations, in [0, 1]; to be asked once a step."""
     sums = trainer.sft_sums.clone()
     if trainer.args.world_size > 1:
         sums = trainer.accelerator.reduce(sums, reduction="sum")
     trainer.sft_sums.zero_()
-    nll, entropy = (sums / trainer.chosen.tokens).tolist()
-    return nll, entropy
+    nll, entropy, likelihood = sums.tolist()
+    chosen = trainer.chosen
+    return nll / chosen.tokens, entropy / chosen.tokens, likelihood / len(chosen.demonstrations)

@@ -39,6 +39,7 @@ class SignalTracker:
     held_out_loss: float | None = None
     ratio_before: float | None = None  # of the studied demonstrations' loss to it, before the first step
     carry_over: float | None = None
+    left_to_learn: float | None = None
 
     def observe_sft_norm(self, step: int, norm: float | None) -> None:
         """Take the global norm before clipping of the SFT step with this index. A missing or non-finite one (fp16
@@ -89,6 +90,12 @@ class SignalTracker:
         # What is known by heart stays so: when GRPO then moves the policy, both losses rise, and their ratio with them.
         self.carry_over = min(ratio / self.ratio_before, 1.0 if self.carry_over is None else self.carry_over)
 
+    def observe_likelihood(self, likelihood: float) -> None:
+        """Take the mean likelihood, in [0, 1], of whole demonstrations in an SFT step. A non-finite one is ignored."""
+        if math.isfinite(likelihood):
+            left, before = 1.0 - min(likelihood, 1.0), self.left_to_learn
+            self.left_to_learn = left if before is None else self.ema * before + (1 - self.ema) * left
+
     @property
     def current_norm(self) -> float | None:
         """g_last. The repeatable part of a gradient may be negative, as noise around none: then it is 0."""
@@ -130,6 +137,7 @@ class SignalTracker:
             spent=spent,
             passes=passes,
             carry_over=self.carry_over,
+            left_to_learn=self.left_to_learn,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -50,8 +50,11 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         metrics[f"sasr/{name}"] = [float(value)]
     nll = None
     if tokens:
-        nll, entropy = measured(trainer)
+        nll, entropy, likelihood = measured(trainer)
+        tracker.observe_likelihood(likelihood)
         metrics["sasr/sft_loss"].append(nll)
+        if tracker.left_to_learn is not None:
+            metrics["sasr/left_to_learn"].append(tracker.left_to_learn)
         metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
         if step < trainer.warmup.bound and math.isfinite(nll):
             trainer.warmup.observe(step, nll, agrees, tracker.held_out_loss)

@@ -109,9 +109,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.selection = Selection(self)
         self.chosen = Chosen([])  # the demonstrations of the step under way, of all ranks
         self._parts: list[dict[str, Any] | None] = []  # this rank's, by micro-batch
-        # Of the step under way, this rank's over tokens: negative log-likelihood, entropy. Read once a step: each look
-        # at a GPU's tensor waits for the GPU.
-        self.sft_sums = torch.zeros(2, device=self.accelerator.device)
+        # Of the step under way, this rank's over tokens: negative log-likelihood, entropy; over demonstrations: their
+        # likelihood. Read once a step: each look at a GPU's tensor waits for the GPU.
+        self.sft_sums = torch.zeros(3, device=self.accelerator.device)
         self._fingerprint: dict[str, Any] | None = None
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
         self.budget = Budget(self)

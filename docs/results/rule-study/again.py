@@ -1,8 +1,8 @@
 """SASR as it is by default on the study's eight tasks, with seeds that nothing was chosen on: the README's table.
 
-Run: python docs/results/rule-study/again.py run (trains the two base models and makes the eight comparisons of
-again.yaml and told-again.yaml in runs/, where that is not done yet: two to three hours on a CPU core). With and
-without `run` it writes the tables of again/TASK.json into README.md and docs/rule-study.md.
+Run: python docs/results/rule-study/again.py run [SEEDS] (trains the two base models and makes the eight comparisons of
+again.yaml and told-again.yaml in runs/, where that is not done yet: five hours on a CPU core, with the seeds 41-44
+half of that). With and without `run` it writes the tables of again/TASK.json into README.md and docs/rule-study.md.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from page import HERE, TASKS, Values, best_static, gather, insert, paired, read, shown, spent
+from page import HERE, TASKS, Values, best_static, insert, paired, read, shown, spent
 
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
-FAMILIES = {"digits": ("", "design", "lengths", [3, 4, 5]), "stories": ("told-", "confirm", "steps", [2, 3, 4])}
-SEEDS = "41-44"
+FAMILIES = {"digits": ("", "lengths", [3, 4, 5]), "stories": ("told-", "steps", [2, 3, 4])}
+SEEDS = "41-48"
+# The published runs were made in parts, in this order: TASK.json and those with something after the task's name. What
+# `run` makes is all in TASK.json, which goes before the others.
+PARTS = ("{}", "{}-45-46", "left-{}")
+HELD = "held-told-{}"  # kept.py has two of the stories' methods with seeds 45 and 46, from the same base model
 METHODS = {
     "static": "static SFT-then-GRPO, swept",
     "static-100": "static, GRPO from step 100",
@@ -27,11 +31,12 @@ METHODS = {
     "cosine": "`--schedule cosine`: no signal",
     "sasr": "**`sasr`, its default**",
 }
+LEFT = "sasr-left"  # rules.py: SasrLeft; for docs/rule-controls.md
 
 
 def options(family: str, task: str) -> list[str]:
     """The flags that make a task of the recipe, which has demonstrations for all questions."""
-    _, _, name, sizes = FAMILIES[family]
+    _, name, sizes = FAMILIES[family]
     given = {"poor": {"wrong": 0.5}, "harder": {"demonstrated": sizes[:1]}}.get(task)
     if task == "few":
         return ["--demonstration_rows", "100"]
@@ -56,16 +61,44 @@ def run(methods: Sequence[str], seeds: str, start: str = "") -> None:
             shutil.copy(directory / "results.json", HERE / "again" / f"{start}{prefix}{task}.json")
 
 
+def parts(prefix: str, task: str) -> list[str]:
+    """Names in again/ of the results of a task."""
+    names = [name.format(prefix + task) for name in PARTS] + ([HELD.format(task)] if prefix else [])
+    return [name for name in names if (HERE / "again" / f"{name}.json").exists()]
+
+
+def merged(names: Sequence[str]) -> Values:
+    """The runs of these results with the methods of the table; of two with the same method and seed the first."""
+    values: Values = {}
+    for name in names:
+        for method, runs in read(HERE / "again" / f"{name}.json").items():
+            if method in METHODS or method == LEFT:
+                values[method] = runs | values.get(method, {})
+    return values
+
+
 def tasks() -> dict[str, Values]:
-    """pass@1 by task, method, seed and problem; `static` is the switch that did better with the study's own seeds."""
-    found = {}
-    for family, (prefix, part, *_) in FAMILIES.items():
-        studied = gather(part)
-        for task in TASKS:
-            values = read(HERE / "again" / f"{prefix}{task}.json")
-            swept = best_static({m: runs for m, runs in studied[task].items() if m in values})
-            found[f"{family}: `{task}`"] = values | {"static": values[swept]}
-    return found
+    """pass@1 by task, method, seed and problem."""
+    return {
+        f"{family}: `{task}`": with_swept(merged(parts(prefix, task)))
+        for family, (prefix, *_) in FAMILIES.items()
+        for task in TASKS
+    }
+
+
+def first_base() -> dict[str, Values]:
+    """The same of the digits with the study's own base model, seeds 41 to 44."""
+    return {f"digits: `{task}`": with_swept(merged([f"first-base/{task}"])) for task in TASKS}
+
+
+def with_swept(values: Values) -> Values:
+    """With `static`: of each seed the switch that did better over the other seeds of the task."""
+    switches = [method for method in values if method.removeprefix("static-").isdigit()]
+    swept = {}
+    for seed in values[switches[0]]:
+        others = {m: [runs for s, runs in values[m].items() if s != seed] for m in switches}
+        swept[seed] = values[max(switches, key=lambda m: mean(others[m]))][seed]
+    return values | {"static": swept}
 
 
 def gains(values: dict[str, Values], one: str, other: str) -> list:
@@ -79,7 +112,8 @@ def summary(values: dict[str, Values]) -> list[str]:
         "| method, 140 steps | pass@1, 8 tasks | `sasr` - it | p | worst task, to the better switch | rollout tokens |",
         "|---" * 6 + "|",
     ]
-    tokens = spent("rollout_tokens", *(f"again/{prefix}{task}" for prefix, *_ in FAMILIES.values() for task in TASKS))
+    names = [name for prefix, *_ in FAMILIES.values() for task in TASKS for name in parts(prefix, task)]
+    tokens = spent("rollout_tokens", *(f"again/{name}" for name in names))
     better = {task: best_static(v) for task, v in values.items()}
     for method, name in METHODS.items():
         own = [runs for v in values.values() for runs in v[method].values()]
@@ -108,12 +142,35 @@ def table(values: dict[str, Values]) -> list[str]:
     return lines
 
 
+def left(values: dict[str, Values]) -> list[str]:
+    """What SASR does with what is left to learn: by task, family and in all, over the seeds that it was run with."""
+    others = {"sasr": "SASR's default", "static-60": "static, 60", "static-100": "static, 100", "static": "swept"}
+    lines = [
+        "| 140 steps (seeds) | p times it | " + " | ".join(f"{name}: it -" for name in others.values()) + " |",
+        "|---" * (len(others) + 2) + "|",
+    ]
+    groups = {task: [task] for task in values}
+    groups |= {f"**{family}: all four**": [task for task in values if task.startswith(family)] for family in FAMILIES}
+    groups["**all eight**"] = list(values)
+    for name, members in groups.items():
+        own = {task: values[task] for task in members}
+        runs = [run for v in own.values() for run in v[LEFT].values()]
+        cells = []
+        for other in others:
+            found = gains(own, LEFT, other)
+            cells.append(shown(mean(found), interval(found), "+"))
+        lines.append(f"| {name} ({len(runs)}) | {mean(runs):.3f} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
-    if sys.argv[1:] == ["run"]:
-        run([method for method in METHODS if method != "static"], SEEDS)
+    if sys.argv[1:2] == ["run"]:
+        run([*(method for method in METHODS if method != "static"), LEFT], (sys.argv[2:] or [SEEDS])[0])
     values = tasks()
     insert(HERE.parents[2] / "README.md", "table", summary(values))
     insert(HERE.parents[1] / "rule-study.md", "again", table(values))
+    insert(HERE.parents[1] / "rule-study.md", "first-base", table(first_base()))
+    insert(HERE.parents[1] / "rule-controls.md", "left", left(values))
 
 
 if __name__ == "__main__":

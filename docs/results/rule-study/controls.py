@@ -2,7 +2,7 @@
 
 Run: python docs/results/rule-study/controls.py (needs matplotlib). Writes warmups.svg and held-out.svg beside itself
 and the tables into docs/rule-controls.md, from controls/ and design/: the results.json of carries.yaml, hot.yaml,
-moments.yaml, half.yaml, peers.yaml, long.yaml and held-out.yaml.
+hot-told.yaml, moments.yaml, half.yaml, peers.yaml, long.yaml and held-out.yaml.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from page import HERE, TASKS, Values, gather, insert, paired, read, shown, spent
+from page import HERE, TASKS, Values, finished, gather, insert, paired, read, shown, spent
 
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
@@ -79,12 +79,13 @@ LONG_PAIRS = (
 
 # Runs of held-out.yaml, on a base model that was trained anew, so that they are compared with each other only.
 HELD_OUT = {
-    "fresh `few`": ("held-few-21", "held-few-22"),
+    "fresh `few`": ("held-few-21", "held-few-22", "left-few-21"),
     "fresh `all`": ("held-all-21", "held-all-22"),
 }
 HELD_OUT_METHODS = {
     "sasr-held-out": "SASR, 16 kept from SFT, warm-up `auto`",
     "sasr": "SASR's default, from 60",
+    "sasr-left": "SASR, p times `left_to_learn`, from 60",
     "static-held-out": "static, 16 kept from SFT, warm-up `auto`",
     "static-200": "static, 200",
     "static-400": "static, 400",
@@ -151,6 +152,22 @@ def rates(values: Values) -> list[str]:
     for rule, (name, proper) in RULES.items():
         hot = f"{rule}-hot"
         lines.append(f"| {name} | {cell(values, proper)} | {cell(values, hot)} | {against(values, hot, proper)} |")
+    return lines
+
+
+def rates_told(values: Values) -> list[str]:
+    """The high rate on the stories."""
+    title = "stories, 5e-4 after the warm-up"
+    lines = [f"| {title} | pass@1 | - static | pass@8 | right for the wrong reason |", "|---" * 5 + "|"]
+    exams: dict[str, list[tuple[float, float]]] = {}
+    for one in finished(HERE / "controls" / "hot-told.json"):
+        found = one["exam"]["pass_at"]["8"], one["exam"]["wrong_reason"]["rate"]
+        exams.setdefault(one["method"], []).append(found)
+    for rule in ("static", "random", "sasr", "sasr-cosine"):
+        hot = f"{rule}-hot"
+        other = against(values, hot, "static-hot") if rule != "static" else ""
+        varied, wrong = np.mean(exams[hot], axis=0)
+        lines.append(f"| {RULES[rule][0]} | {cell(values, hot)} | {other} | {varied:.2f} | {wrong:.2f} |")
     return lines
 
 
@@ -268,6 +285,7 @@ def main() -> None:
     values, tasks = poor(), merged(LONG)
     for mark, make in (("carries", carries), ("peers", peers), ("rates", rates)):
         insert(PAGE, mark, make(values))
+    insert(PAGE, "rates-told", rates_told(read(HERE / "controls" / "hot-told.json")))
     insert(PAGE, "four", four())
     insert(PAGE, "held-out", held_out(merged(HELD_OUT)))
     insert(PAGE, "warmups", [*warmups(tasks), "", *longer_pairs(tasks)])

@@ -43,3 +43,14 @@ class SasrWorn(SasrCosine):
     def plan(self, signals: Signals) -> StepPlan:
         worth = math.exp(-signals.passes / self.PASSES)
         return super().plan(replace(signals, sft_grad_norm=signals.sft_grad_norm * worth))
+
+
+@dataclass(frozen=True)
+class SasrLeft(SasrCosine):
+    """SASR with the growing pull, its p times what is left to learn: 1 - the likelihood of a whole demonstration."""
+
+    def plan(self, signals: Signals) -> StepPlan:
+        left = 1.0 if signals.left_to_learn is None else signals.left_to_learn
+        p = super().plan(signals).sft_probability * left
+        sft = signals.draw < p
+        return StepPlan(float(sft), float(not sft), p)

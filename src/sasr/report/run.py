@@ -162,6 +162,14 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
             [*course("SFT loss", SFT, *_points(metrics, "sft_loss")), series("held out", MUTED, *held_out)],
             low=0,
         ),
+        figure(
+            "Left to learn",
+            "1 - the likelihood of a whole demonstration, on SFT steps. Near 0 the policy writes them by itself.",
+            "share of the demonstrations",
+            [series("left to learn", SFT, *_points(metrics, "left_to_learn"))],
+            low=0,
+            high=1,
+        ),
         figure("GRPO loss", "On GRPO steps.", "loss", course("GRPO loss", GRPO, *grpo_loss)),
         figure(
             "Entropy",

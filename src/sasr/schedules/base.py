@@ -31,6 +31,8 @@ class Signals:
         carry_over (`float` or `None`): Loss of demonstrations that SFT studies over that of others, against what it was
             before the first step, the lowest so far, in [0, 1]: near 0 they are learnt by heart; `None` when it is not
             measured.
+        left_to_learn (`float` or `None`): 1 - the likelihood of a whole demonstration, of the last SFT step or its
+            exponential mean, in [0, 1]; `None` before the first SFT step.
     """
 
     step: int
@@ -45,6 +47,7 @@ class Signals:
     spent: float = 0.0
     passes: float = 0.0
     carry_over: float | None = None
+    left_to_learn: float | None = None
 
     @property
     def progress(self) -> float:
