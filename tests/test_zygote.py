@@ -55,8 +55,16 @@ def told(kind: type, script: Path, session: bool) -> tuple:
     return {**seen, "argv": seen["argv"][:-1]}, errors, process.returncode
 
 
+@pytest.fixture
+def interruptible():
+    """A shell has what it runs in the background ignore Ctrl-C, and who is started inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("session", [True, False])
-def test_it_has_what_it_was_given(tmp_path, session):
+def test_it_has_what_it_was_given(tmp_path, session, interruptible):
     script = tmp_path / "script.py"
     script.write_text(TELLS)
     forked, started = (told(kind, script, session) for kind in (zygote.Popen, zygote._POPEN))
