@@ -106,6 +106,12 @@ def gains(values: dict[str, Values], one: str, other: str) -> list:
     return [gain for v in values.values() for gain in paired(v[one], v[other])]
 
 
+def ahead(values: dict[str, Values], one: str, other: str) -> str:
+    """What one method is above the other over all runs, with its interval."""
+    found = gains(values, one, other)
+    return shown(mean(found), interval(found), "+")
+
+
 def summary(values: dict[str, Values]) -> list[str]:
     """The README's table: over the tasks, and on the worst of them."""
     lines = [
@@ -119,9 +125,8 @@ def summary(values: dict[str, Values]) -> list[str]:
         own = [runs for v in values.values() for runs in v[method].values()]
         difference, p = "", ""
         if method != "sasr":
-            found = gains(values, "sasr", method)
-            difference = shown(mean(found), interval(found), "+")
-            p = f"{sign_flip_p([float(gain.mean()) for gain in found]):.3f}"
+            difference = ahead(values, "sasr", method)
+            p = f"{sign_flip_p([float(gain.mean()) for gain in gains(values, 'sasr', method)]):.3f}"
         worst = min(mean(gains({task: v}, method, better[task])) for task, v in values.items())
         cost = f"{tokens[method] / 1000:.0f}k" if method in tokens else ""
         lines.append(f"| {name} | {mean(own):.3f} | {difference} | {p} | {worst:+.3f} | {cost} |")
@@ -137,8 +142,7 @@ def table(values: dict[str, Values]) -> list[str]:
     ]
     for task, v in values.items():
         cells = [shown(mean(runs), interval(runs)) for runs in (list(v[m].values()) for m in methods)]
-        found = gains({task: v}, "sasr", "static")
-        lines.append(f"| {task} | {' | '.join(cells)} | {shown(mean(found), interval(found), '+')} |")
+        lines.append(f"| {task} | {' | '.join(cells)} | {ahead({task: v}, 'sasr', 'static')} |")
     return lines
 
 
@@ -155,10 +159,7 @@ def left(values: dict[str, Values]) -> list[str]:
     for name, members in groups.items():
         own = {task: values[task] for task in members}
         runs = [run for v in own.values() for run in v[LEFT].values()]
-        cells = []
-        for other in others:
-            found = gains(own, LEFT, other)
-            cells.append(shown(mean(found), interval(found), "+"))
+        cells = [ahead(own, LEFT, other) for other in others]
         lines.append(f"| {name} ({len(runs)}) | {mean(runs):.3f} | {' | '.join(cells)} |")
     return lines
 

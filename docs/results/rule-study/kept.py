@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from again import FAMILIES, gains, merged, parts, run
-from page import HERE, TASKS, Values, finished, insert, read, shown
+from again import FAMILIES, ahead, run
+from page import HERE, TASKS, finished, insert, read
 
-from sasr.compare.statistics import interval, mean
+from sasr.compare.statistics import mean
 
 START, SEEDS = "held-", "45-46"
 METHODS = {
@@ -23,27 +23,14 @@ METHODS = {
 }
 
 
-def files() -> dict[str, tuple[str, str]]:
-    """Of each task: what its results begin with in again/, and its name there."""
-    return {
-        f"{family}: `{task}`": (prefix, task)
+def files() -> dict[str, Path]:
+    """The results of each task for which there are any."""
+    found = {
+        f"{family}: `{task}`": HERE / "again" / f"{START}{prefix}{task}.json"
         for family, (prefix, *_) in FAMILIES.items()
         for task in TASKS
-        if held(prefix, task).exists()
     }
-
-
-def held(prefix: str, task: str) -> Path:
-    return HERE / "again" / f"{START}{prefix}{task}.json"
-
-
-def values(prefix: str, task: str) -> Values:
-    """pass@1 by method, seed and problem. Where a method is not beside the rule, as with the digits, its runs with the
-    same seeds are those of again.py."""
-    own = read(held(prefix, task))
-    others = merged(parts(prefix, task))
-    seeds = own["sasr-held-out"]
-    return {m: own.get(m) or {seed: others[m][seed] for seed in seeds} for m in METHODS}
+    return {task: path for task, path in found.items() if path.exists()}
 
 
 def lengths(path: Path) -> str:
@@ -55,20 +42,17 @@ def table() -> list[str]:
     """Each task: pass@1. Each family: what the rule is above each of the others, paired by seed and problem."""
     rule, *others = METHODS
     lines = ["| 140 steps | warm-up found | " + " | ".join(METHODS.values()) + " |", "|---" * (len(METHODS) + 2) + "|"]
-    found = {task: values(*place) for task, place in files().items()}
+    found = {task: read(path) for task, path in files().items()}
     for task, v in found.items():
         cells = [f"{mean(list(v[method].values())):.3f}" for method in METHODS]
-        lines.append(f"| {task} | {lengths(held(*files()[task]))} | {' | '.join(cells)} |")
+        lines.append(f"| {task} | {lengths(files()[task])} | {' | '.join(cells)} |")
     for family in FAMILIES:
         own = {task: v for task, v in found.items() if task.startswith(family)}
         if not own:
             continue
         means = [f"{mean([runs for v in own.values() for runs in v[method].values()]):.3f}" for method in METHODS]
         lines.append(f"| **{family}: all four** | | {' | '.join(means)} |")
-        cells = []
-        for method in others:
-            differences = gains(own, rule, method)
-            cells.append(shown(mean(differences), interval(differences), "+"))
+        cells = [ahead(own, rule, method) for method in others]
         lines.append(f"| the rule - it | | | {' | '.join(cells)} |")
     return lines
 
