@@ -30,7 +30,9 @@ GROUPS = {
         "reward_columns max_prompt_length max_seconds max_rollout_tokens logging_steps"
     ),
     "When something goes wrong": "max_skipped_steps on_collapse reward_failures reward_timeout",
-    "Task and data": "task task_options data bad_rows demonstrations train_rows demonstration_rows",
+    "Task and data": (
+        "task task_options data bad_rows demonstrations train_rows demonstration_rows wrong_demonstrations"
+    ),
     "Exams": "exam_rows exam_samples exam_at exam_every exam_data validation_rows exam_split",
 }
 

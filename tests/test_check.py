@@ -76,6 +76,9 @@ def test_bad_data(check):
     assert contrary["rows"] == ["rows.jsonl:33"]
     assert overlap["text"].startswith("2 of 3 prompts of test are in train too (1 exactly")
     assert overlap["rows"] == ["exam.jsonl:1", "exam.jsonl:3"]
+    *_, dropped = check(*flags, "--wrong_demonstrations", "drop")
+    assert dropped["problems"] == [contrary, overlap], "SFT would not see it"
+    assert dropped["notes"][0]["rows"] == wrong["rows"]
     malformed, repeated = (note for note in found["notes"])
     assert malformed["rows"] == ["rows.jsonl:8"] and "not in the format" in malformed["text"]
     assert repeated["rows"] == ["rows.jsonl:31", "rows.jsonl:32", "rows.jsonl:33"] and "(2 exactly" in repeated["text"]

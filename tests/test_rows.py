@@ -9,7 +9,7 @@ import pytest
 
 import toy
 from sasr import InputError, TaskConfig
-from sasr.rows import collect_rows
+from sasr.rows import RowReader, collect_rows
 from sasr.tasks import JsonlTask, StoriesTask
 from whole_runs import command, finish, start
 
@@ -88,6 +88,7 @@ def test_validation_rows_with_an_exam_file_come_from_the_training_data(tmp_path,
         ({"exam_at": "final"}, "exam_at is 'final': it must be a list"),
         ({"exam_at": None}, "exam_at is None"),
         ({"validation_rows": -1}, "validation_rows is -1"),
+        ({"wrong_demonstrations": "skip"}, "unknown wrong_demonstrations 'skip': use one of study, drop"),
         ({"exam_split": "train"}, "unknown exam_split 'train': use one of test, validation"),
         ({"exam_split": "validation"}, "set validation_rows to 1 or more"),
     ],
@@ -95,6 +96,53 @@ def test_validation_rows_with_an_exam_file_come_from_the_training_data(tmp_path,
 def test_refused(settings, match):
     with pytest.raises(InputError, match=match):
         TaskConfig(**settings)
+
+
+class Moody(JsonlTask):
+    """A verifier that cannot judge the answer 6."""
+
+    def check(self, completion, row):
+        return 1 / (completion != "6") and super().check(completion, row)
+
+
+def with_wrong(path, *wrong):
+    """Rows of n + 1 for n of 0 to 6, the completions of these numbers wrong. The last row has no answer."""
+    rows = [{"prompt": f"{i}+1=", "completion": str(i + 1 + (i in wrong)), "answer": str(i + 1)} for i in range(7)]
+    del rows[6]["answer"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_wrong_demonstrations_are_left_to_grpo(tmp_path):
+    data = with_wrong(tmp_path / "rows.jsonl", 1, 3, 6)
+    reader = RowReader(Moody())
+    kept = TaskConfig(data=data, exam_rows=0)
+    rows = collect_rows(reader.task, kept, toy.settings(tmp_path), reader)[0]
+    assert [row["completion"] for row in rows] == ["1", "3", "3", "5", "5", "6", "8"] and reader.notes() == []
+    config = TaskConfig(data=data, exam_rows=0, wrong_demonstrations="drop")
+    left = collect_rows(reader.task, config, toy.settings(tmp_path), reader)[0]
+    # What cannot be judged is no known mistake.
+    assert [row["completion"] for row in left] == ["1", None, "3", None, "5", "6", "8"]
+    assert [row["prompt"] for row in left] == [row["prompt"] for row in rows], "their questions stay"
+    assert [place.rpartition("/")[2] for place in reader.wrong] == ["rows.jsonl:2", "rows.jsonl:4"]
+    (note,) = reader.notes()
+    assert note.startswith("note: 2 demonstrations are wrong by the task's own verifier") and "rows.jsonl:2" in note
+
+
+def test_wrong_demonstrations_of_a_file_of_their_own(tmp_path):
+    data, apart = (with_wrong(tmp_path / name, 2) for name in ("rows.jsonl", "apart.jsonl"))
+    config = TaskConfig(data=data, demonstrations=apart, exam_rows=0, wrong_demonstrations="drop")
+    rows, demonstrations, _ = collect_rows(JsonlTask(), config, toy.settings(tmp_path))
+    assert rows[2]["completion"] is None and demonstrations[2]["completion"] is None
+    assert sum(row["completion"] is None for row in demonstrations) == 1
+
+
+def test_nothing_but_wrong_demonstrations(tmp_path):
+    rows = [{"prompt": f"{i}+1=", "completion": "no", "answer": str(i + 1)} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = TaskConfig(data=str(tmp_path / "rows.jsonl"), exam_rows=0, wrong_demonstrations="drop")
+    with pytest.raises(InputError, match="all 3 demonstrations are wrong by the verifier of task jsonl .*:1"):
+        collect_rows(JsonlTask(), config, toy.settings(tmp_path))
 
 
 def test_exams_on_validation_rows_at_chosen_moments(tmp_path):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from .config import SASRConfig
+from .counting import counted
 from .demonstrations import tokenize_prompts
 from .errors import InputError
 from .held_out import kept_from_sft
 from .task_config import TaskConfig
 from .tasks.base import Row, Task, hold_out, text_of
+from .tasks.judging import judged_demonstrations, to_judge
 from .tasks.loading import generated_rows, located_rows
 
 
@@ -23,11 +25,13 @@ class RowReader:
 
     Attributes:
         skipped (`list[str]`): What is wrong with each record that was left out.
+        wrong (`list[str]`): Where the demonstrations are that were left out.
     """
 
     def __init__(self, task: Task, bad_rows: str = "error"):
         self.task, self.bad_rows = task, bad_rows
         self.skipped: list[str] = []
+        self.wrong: list[str] = []
         self._places: dict[int, tuple[str, Row]] = {}
 
     def load(self, data: str | None, split: Literal["train", "test"]) -> list[Row]:
@@ -42,11 +46,31 @@ class RowReader:
         """Where a row comes from, such as `rows.jsonl:12`."""
         return self._places[id(row)][0]
 
-    def note(self) -> str | None:
-        """What was left out, in one line."""
-        if not self.skipped:
-            return None
-        return f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}"
+    def without_wrong(self, rows: list[Row]) -> list[Row]:
+        """The rows, without the demonstrations that the task's own verifier rejects. Raises `InputError` if no
+        demonstration is left."""
+        count = len(to_judge(rows))
+        verdicts = counted(judged_demonstrations(self.task, rows), count, "demonstrations judged")
+        wrong = {i for i, verdict in verdicts if verdict.failure is None and not verdict.correct}
+        self.wrong += [self.place(rows[i]) for i in sorted(wrong)]
+        if wrong and not any(row.get("completion") for i, row in enumerate(rows) if i not in wrong):
+            raise InputError(
+                f"all {count} demonstrations are wrong by the verifier of task {self.task.name} (the first: "
+                f"{self.wrong[0]}), and wrong_demonstrations drop leaves them out: correct them, or their answers"
+            )
+        return [self.changed(row, completion=None) if i in wrong else row for i, row in enumerate(rows)]
+
+    def notes(self) -> list[str]:
+        """What was left out, a line each."""
+        lines = []
+        if self.skipped:
+            lines.append(f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}")
+        if self.wrong:
+            lines.append(
+                f"note: {len(self.wrong)} demonstrations are wrong by the task's own verifier, and SFT leaves them out "
+                f"(wrong_demonstrations drop), the first: {self.wrong[0]}"
+            )
+        return lines
 
     def changed(self, row: Row, **changes: Any) -> Row:
         """The row with other values, from the same place."""
@@ -68,6 +92,8 @@ def collect_rows(
     reader = RowReader(task, config.bad_rows) if reader is None else reader
     rows, held_out = all_rows(reader, config, args.seed)
     demonstrations = reader.load(config.demonstrations, "train") if config.demonstrations else []
+    if config.wrong_demonstrations == "drop":
+        rows, demonstrations = reader.without_wrong(rows), reader.without_wrong(demonstrations)
     check_needs(task, rows, demonstrations, args)
     return rows, demonstrations, _with_answer(held_out[config.exam_split])
 

@@ -90,7 +90,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
-    if note := reader.note():
+    for note in reader.notes():
         say(note)
     if seen:
         say(

@@ -11,6 +11,7 @@ from .errors import InputError, require, unknown
 
 EXAMS = ("initial", "warmup", "final")
 BAD_ROWS = ("error", "skip")
+WRONG_DEMONSTRATIONS = ("study", "drop")
 
 
 def setting(default, text: str):
@@ -49,6 +50,9 @@ class TaskConfig:
         bad_rows (`str`, *optional*, defaults to `"error"`):
             What a record means that cannot be used (no JSON, a missing field, an answer that nothing can match, ...):
             `"error"` ends before training and names its file and line, `"skip"` leaves it out and says how many were.
+        wrong_demonstrations (`str`, *optional*, defaults to `"study"`):
+            What to do with a worked solution that the task's own verifier rejects: `"study"`, since some teach the form
+            all the same, or `"drop"`, which leaves its question to GRPO and says how many were.
         exam_data (`str`, *optional*):
             Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt, at most a tenth.
         train_rows (`int`, *optional*):
@@ -80,6 +84,9 @@ class TaskConfig:
     data: str | None = setting(None, "Training rows: JSONL file(s), glob, or a Hub dataset. Default: the task's own.")
     demonstrations: str | None = setting(None, "Rows whose worked solutions SFT uses instead of those in data.")
     bad_rows: str = setting("error", "A record that cannot be used: error, or skip, which leaves it out and counts it.")
+    wrong_demonstrations: str = setting(
+        "study", "A worked solution that the task's verifier rejects: study, or drop, which leaves it out of SFT."
+    )
     exam_data: str | None = setting(None, "Held-out rows. Default: set apart from data by a hash of the prompt.")
     train_rows: int | None = setting(None, "Use this many training rows (stories: generate that many).")
     demonstration_rows: int | None = setting(None, "Keep the worked solution of only so many training rows.")
@@ -109,6 +116,8 @@ class TaskConfig:
             raise InputError(f"exam_at names a moment twice ({', '.join(self.exam_at)}): each exam is taken once")
         if self.bad_rows not in BAD_ROWS:
             raise unknown("bad_rows", self.bad_rows, BAD_ROWS)
+        if self.wrong_demonstrations not in WRONG_DEMONSTRATIONS:
+            raise unknown("wrong_demonstrations", self.wrong_demonstrations, WRONG_DEMONSTRATIONS)
         if self.exam_split not in ("test", "validation"):
             raise unknown("exam_split", self.exam_split, ("test", "validation"))
         if self.exam_split == "validation" and not self.validation_rows:

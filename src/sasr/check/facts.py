@@ -11,10 +11,9 @@ import numpy as np
 
 from sasr.exam.measures import ascending
 from sasr.tasks.base import Row, Task, text_of
-from sasr.tasks.judging import judge_all
+from sasr.tasks.judging import judged_demonstrations, to_judge
 
-# Completions judged between two signs of life.
-_CHUNK = 64
+_CHUNK = 64  # completions judged between two signs of life
 
 
 @dataclass(frozen=True)
@@ -63,29 +62,21 @@ def lengths(counts: Sequence[int], limit: int | None) -> Lengths | None:
     return Lengths(min(counts), median, p95, max(counts), limit, over)
 
 
-def to_judge(rows: Sequence[Row]) -> list[int]:
-    """Places of the rows with a demonstration and an answer to judge it by."""
-    return [i for i, row in enumerate(rows) if row.get("completion") and row.get("answer") is not None]
-
-
 def judge(task: Task, rows: Sequence[Row], progress: Callable[[int], None]) -> Judged:
     """Have the demonstrations judged. `progress` is told how many are done."""
-    places = to_judge(rows)
-    found = Judged(len(places), [], [], [], [])
-    for start in range(0, len(places), _CHUNK):
-        part = places[start : start + _CHUNK]
-        verdicts = judge_all(task, [text_of(rows[i]["completion"]) for i in part], [rows[i] for i in part])
-        for i, verdict in zip(part, verdicts, strict=True):
-            if verdict.failure is not None:
-                found.failed.append((i, verdict.failure))
-            elif not verdict.correct:
-                found.wrong.append(i)
-            else:
-                if not verdict.well_formed:
-                    found.malformed.append(i)
-                if _is_untrue(task, rows[i]):
-                    found.untrue.append(i)
-        progress(start + len(part))
+    found = Judged(len(to_judge(rows)), [], [], [], [])
+    for done, (i, verdict) in enumerate(judged_demonstrations(task, rows), start=1):
+        if verdict.failure is not None:
+            found.failed.append((i, verdict.failure))
+        elif not verdict.correct:
+            found.wrong.append(i)
+        else:
+            if not verdict.well_formed:
+                found.malformed.append(i)
+            if _is_untrue(task, rows[i]):
+                found.untrue.append(i)
+        if done % _CHUNK == 0 or done == found.count:
+            progress(done)
     return found
 
 

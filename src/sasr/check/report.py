@@ -12,6 +12,7 @@ from sasr.errors import InputError
 from sasr.parsing import Settings
 from sasr.rows import RowReader, check_needs
 from sasr.tasks.base import Row, Task
+from sasr.tasks.judging import to_judge
 from sasr.tasks.loading import for_model
 
 _SHOWN = 3  # places that a line names
@@ -45,8 +46,7 @@ class Report:
 
     def measure(self, progress: Callable[[int], None]) -> None:
         """Fill in the figures and what is wrong. `progress` is told how many demonstrations are judged."""
-        if note := self.reader.note():
-            self.notes.append(note.removeprefix("note: "))
+        self.notes += [note.removeprefix("note: ") for note in self.reader.notes()]
         if self.tokenizer is not None:
             self._measure_lengths()
         done = 0
@@ -67,7 +67,7 @@ class Report:
     @property
     def to_judge(self) -> int:
         """Demonstrations that have an answer to be judged by."""
-        return sum(len(facts.to_judge(rows)) for rows in self.splits.values())
+        return sum(len(to_judge(rows)) for rows in self.splits.values())
 
     def judge_needs(self) -> None:
         """Whether the schedule would find what it needs."""
@@ -119,12 +119,16 @@ class Report:
     def _say_judged(self, name: str) -> None:
         found = self.judged[name]
         if found.wrong:
-            self._problem(
-                f"{len(found.wrong)} of {found.count} demonstrations of {name} are wrong by the task's own verifier, "
-                "while SFT would teach them: correct the demonstration or the answer, or drop the rows",
-                name,
-                found.wrong,
-            )
+            wrong = f"{len(found.wrong)} of {found.count} demonstrations of {name} are wrong by the task's own verifier"
+            if self.settings.task.wrong_demonstrations == "drop":
+                self._note(f"{wrong}: SFT leaves them out (wrong_demonstrations drop)", name, found.wrong)
+            else:
+                self._problem(
+                    f"{wrong}, while SFT would teach them: correct the demonstration or the answer, or leave the "
+                    "question to GRPO (--wrong_demonstrations drop)",
+                    name,
+                    found.wrong,
+                )
         if found.failed:
             reasons = "; ".join(dict.fromkeys(reason for _, reason in found.failed[:_SHOWN]))
             self._problem(

@@ -98,7 +98,7 @@ def _run(request: Request, directory: Path, again: str) -> None:
             check_quantisable(name, accelerator_or_cpu())
     reader = RowReader(task, request.bad_rows)
     rows = exam_rows(task, request, reader)
-    notes = [note] if (note := reader.note()) else []
+    notes = reader.notes()
     if request.perturb:
         if "all" in request.perturb and not task.perturbations():
             raise InputError(f"task {task.name} knows no perturbation: leave --perturb out")

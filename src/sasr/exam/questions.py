@@ -83,7 +83,7 @@ def demonstrations(request: Request, say: Callable[[str], None] = lambda text: N
         rows = reader.generate(request.rows, None, "test")
     else:
         rows = reader.load(request.nll_data, "test")
-    if note := reader.note():
+    for note in reader.notes():
         say(note)
     rows = [row for row in rows if row.get("completion")][: request.rows]
     if not rows:

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from sasr.errors import InputError
-from sasr.tasks.base import Task, Verdict
+from sasr.tasks.base import Row, Task, Verdict, text_of
 from sasr.tasks.text import one_line
 from sasr.tasks.worker import Worker
+
+_CHUNK = 64  # demonstrations judged together
 
 
 def judge_all(task: Task, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
@@ -28,6 +30,20 @@ def judge_here(task: Task, completions: Sequence[str], rows: Sequence[Mapping[st
         pairs = zip(completions, rows, strict=True)
         return [_judged(partial(Task.check_all, task, [text], [row]), 1)[0] for text, row in pairs]
     return _judged(partial(task.check_all, completions, rows), len(completions))
+
+
+def to_judge(rows: Sequence[Row]) -> list[int]:
+    """Places of the rows with a demonstration and an answer to judge it by."""
+    return [i for i, row in enumerate(rows) if row.get("completion") and row.get("answer") is not None]
+
+
+def judged_demonstrations(task: Task, rows: Sequence[Row]) -> Iterator[tuple[int, Verdict]]:
+    """The places of [`to_judge`], each with what the verifier says of its demonstration."""
+    places = to_judge(rows)
+    for start in range(0, len(places), _CHUNK):
+        part = places[start : start + _CHUNK]
+        verdicts = judge_all(task, [text_of(rows[i]["completion"]) for i in part], [rows[i] for i in part])
+        yield from zip(part, verdicts, strict=True)
 
 
 def checks_together(task: Task) -> bool:
