@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from page import HERE, TASKS, Values, best_static, insert, paired, read, shown, spent
+import numpy as np
+from page import HERE, TASKS, Values, best_static, finished, insert, paired, read, shown, spent
 
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
@@ -22,7 +23,7 @@ FAMILIES = {"digits": ("", "lengths", [3, 4, 5]), "stories": ("told-", "steps", 
 SEEDS = "41-48"
 # The published runs were made in parts, in this order: TASK.json and those with something after the task's name. What
 # `run` makes is all in TASK.json, which goes before the others.
-PARTS = ("{}", "{}-45-46", "left-{}")
+PARTS = ("{}", "{}-45-46", "{}-45-48", "{}-47-48", "left-{}")
 HELD = "held-told-{}"  # kept.py has two of the stories' methods with seeds 45 and 46, from the same base model
 METHODS = {
     "static": "static SFT-then-GRPO, swept",
@@ -146,6 +147,44 @@ def table(values: dict[str, Values]) -> list[str]:
     return lines
 
 
+def signal(values: dict[str, Values]) -> list[str]:
+    """SASR and the same growth without its signal, with what each took of SFT: is it the signal or the share?"""
+    steps: dict[str, dict[str, dict[int, int]]] = {}
+    for family, (prefix, *_) in FAMILIES.items():
+        for task in TASKS:
+            taken = steps.setdefault(f"{family}: `{task}`", {})
+            for name in reversed(parts(prefix, task)):  # of two with the same method and seed the first
+                for run in finished(HERE / "again" / f"{name}.json"):
+                    taken.setdefault(run["method"], {})[run["seed"]] = run["sft_steps"]
+    few = [task for task in values if "few" in task]
+    groups = {
+        "all but `few`": [task for task in values if task not in few],
+        "`few`, where repeats wear out": few,
+        "all eight": list(values),
+    }
+    lines = ["| tasks | runs | SFT steps: SASR, cosine | SASR - cosine | p |", "|---" * 5 + "|"]
+    for name, members in groups.items():
+        found = gains(own := {task: values[task] for task in members}, "sasr", "cosine")
+        p = sign_flip_p([float(gain.mean()) for gain in found])
+        pairs = [(task, seed) for task in members for seed in values[task]["sasr"] if seed in values[task]["cosine"]]
+        taken = [np.mean([steps[task][method][seed] for task, seed in pairs]) for method in ("sasr", "cosine")]
+        difference = ahead(own, "sasr", "cosine")
+        lines.append(f"| {name} | {len(found)} | {taken[0]:.1f}, {taken[1]:.1f} | {difference} | {p:.3f} |")
+    return lines
+
+
+def dropped(values: dict[str, Values]) -> list[str]:
+    """The stories' `poor` with the wrong demonstrations left out, beside the same seeds with all of them studied."""
+    studied, without = values["stories: `poor`"], merged(["dropped-told-poor"])
+    lines = ["| stories: `poor` (seeds) | all studied | wrong ones left out | difference |", "|---" * 4 + "|"]
+    for method, runs in without.items():
+        same = [studied[method][seed] for seed in runs]
+        found = paired(runs, studied[method])
+        difference = shown(mean(found), interval(found), "+")
+        lines.append(f"| `{method}` ({len(runs)}) | {mean(same):.3f} | {mean([*runs.values()]):.3f} | {difference} |")
+    return lines
+
+
 def left(values: dict[str, Values]) -> list[str]:
     """What SASR does with what is left to learn: by task, family and in all, over the seeds that it was run with."""
     others = {"sasr": "SASR's default", "static-60": "static, 60", "static-100": "static, 100", "static": "swept"}
@@ -171,6 +210,8 @@ def main() -> None:
     insert(HERE.parents[2] / "README.md", "table", summary(values))
     insert(HERE.parents[1] / "rule-study.md", "again", table(values))
     insert(HERE.parents[1] / "rule-study.md", "first-base", table(first_base()))
+    insert(HERE.parents[1] / "rule-study.md", "signal", signal(values))
+    insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
     insert(HERE.parents[1] / "rule-controls.md", "left", left(values))
 
 
