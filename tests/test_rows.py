@@ -141,7 +141,7 @@ def test_nothing_but_wrong_demonstrations(tmp_path):
     rows = [{"prompt": f"{i}+1=", "completion": "no", "answer": str(i + 1)} for i in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = TaskConfig(data=str(tmp_path / "rows.jsonl"), exam_rows=0, wrong_demonstrations="drop")
-    with pytest.raises(InputError, match="all 3 demonstrations are wrong by the verifier of task jsonl .*:1"):
+    with pytest.raises(InputError, match=r"all 3 demonstrations are wrong by the verifier of task jsonl .*:1"):
         collect_rows(JsonlTask(), config, toy.settings(tmp_path))
 
 
