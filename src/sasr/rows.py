@@ -47,17 +47,10 @@ class RowReader:
         return self._places[id(row)][0]
 
     def without_wrong(self, rows: list[Row]) -> list[Row]:
-        """The rows, without the demonstrations that the task's own verifier rejects. Raises `InputError` if no
-        demonstration is left."""
-        count = len(to_judge(rows))
-        verdicts = counted(judged_demonstrations(self.task, rows), count, "demonstrations judged")
+        """The rows, without the demonstrations that the task's own verifier rejects."""
+        verdicts = counted(judged_demonstrations(self.task, rows), len(to_judge(rows)), "demonstrations judged")
         wrong = {i for i, verdict in verdicts if verdict.failure is None and not verdict.correct}
         self.wrong += [self.place(rows[i]) for i in sorted(wrong)]
-        if wrong and not any(row.get("completion") for i, row in enumerate(rows) if i not in wrong):
-            raise InputError(
-                f"all {count} demonstrations are wrong by the verifier of task {self.task.name} (the first: "
-                f"{self.wrong[0]}), and wrong_demonstrations drop leaves them out: correct them, or their answers"
-            )
         return [self.changed(row, completion=None) if i in wrong else row for i, row in enumerate(rows)]
 
     def notes(self) -> list[str]:
@@ -94,6 +87,11 @@ def collect_rows(
     demonstrations = reader.load(config.demonstrations, "train") if config.demonstrations else []
     if config.wrong_demonstrations == "drop":
         rows, demonstrations = reader.without_wrong(rows), reader.without_wrong(demonstrations)
+        if reader.wrong and not any(row.get("completion") for row in demonstrations or rows):
+            raise InputError(
+                f"all {len(reader.wrong)} demonstrations are wrong by the verifier of task {task.name} (the first: "
+                f"{reader.wrong[0]}), and wrong_demonstrations drop leaves them out: correct them, or their answers"
+            )
     check_needs(task, rows, demonstrations, args)
     return rows, demonstrations, _with_answer(held_out[config.exam_split])
 

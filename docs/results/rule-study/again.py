@@ -11,11 +11,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from page import HERE, TASKS, Values, best_static, finished, insert, paired, read, shown, spent
+from page import HERE, TASKS, Values, best_static, insert, paired, read, shown, spent
 
 from sasr.compare.statistics import interval, mean, sign_flip_p
 
@@ -78,13 +77,20 @@ def merged(names: Sequence[str]) -> Values:
     return values
 
 
+def names() -> dict[str, list[str]]:
+    """Those of each task."""
+    return {f"{family}: `{t}`": parts(prefix, t) for family, (prefix, *_) in FAMILIES.items() for t in TASKS}
+
+
 def tasks() -> dict[str, Values]:
     """pass@1 by task, method, seed and problem."""
-    return {
-        f"{family}: `{task}`": with_swept(merged(parts(prefix, task)))
-        for family, (prefix, *_) in FAMILIES.items()
-        for task in TASKS
-    }
+    return {task: with_swept(merged(own)) for task, own in names().items()}
+
+
+def cost(what: str, members: Iterable[str]) -> dict[str, float]:
+    """Of each method in these tasks, as [`spent`]."""
+    known = names()
+    return spent(what, *(f"again/{name}" for task in members for name in known[task]))
 
 
 def first_base() -> dict[str, Values]:
@@ -113,24 +119,28 @@ def ahead(values: dict[str, Values], one: str, other: str) -> str:
     return shown(mean(found), interval(found), "+")
 
 
+def chance(values: dict[str, Values], one: str, other: str) -> str:
+    """p of that difference, by sign flips."""
+    return f"{sign_flip_p([float(gain.mean()) for gain in gains(values, one, other)]):.3f}"
+
+
 def summary(values: dict[str, Values]) -> list[str]:
     """The README's table: over the tasks, and on the worst of them."""
     lines = [
         "| method, 140 steps | pass@1, 8 tasks | `sasr` - it | p | worst task, to the better switch | rollout tokens |",
         "|---" * 6 + "|",
     ]
-    names = [name for prefix, *_ in FAMILIES.values() for task in TASKS for name in parts(prefix, task)]
-    tokens = spent("rollout_tokens", *(f"again/{name}" for name in names))
+    tokens = cost("rollout_tokens", values)
     better = {task: best_static(v) for task, v in values.items()}
     for method, name in METHODS.items():
         own = [runs for v in values.values() for runs in v[method].values()]
         difference, p = "", ""
         if method != "sasr":
             difference = ahead(values, "sasr", method)
-            p = f"{sign_flip_p([float(gain.mean()) for gain in gains(values, 'sasr', method)]):.3f}"
+            p = chance(values, "sasr", method)
         worst = min(mean(gains({task: v}, method, better[task])) for task, v in values.items())
-        cost = f"{tokens[method] / 1000:.0f}k" if method in tokens else ""
-        lines.append(f"| {name} | {mean(own):.3f} | {difference} | {p} | {worst:+.3f} | {cost} |")
+        rollouts = f"{tokens[method] / 1000:.0f}k" if method in tokens else ""
+        lines.append(f"| {name} | {mean(own):.3f} | {difference} | {p} | {worst:+.3f} | {rollouts} |")
     return lines
 
 
@@ -149,13 +159,6 @@ def table(values: dict[str, Values]) -> list[str]:
 
 def signal(values: dict[str, Values]) -> list[str]:
     """SASR and the same growth without its signal, with what each took of SFT: is it the signal or the share?"""
-    steps: dict[str, dict[str, dict[int, int]]] = {}
-    for family, (prefix, *_) in FAMILIES.items():
-        for task in TASKS:
-            taken = steps.setdefault(f"{family}: `{task}`", {})
-            for name in reversed(parts(prefix, task)):  # of two with the same method and seed the first
-                for run in finished(HERE / "again" / f"{name}.json"):
-                    taken.setdefault(run["method"], {})[run["seed"]] = run["sft_steps"]
     few = [task for task in values if "few" in task]
     groups = {
         "all but `few`": [task for task in values if task not in few],
@@ -164,12 +167,10 @@ def signal(values: dict[str, Values]) -> list[str]:
     }
     lines = ["| tasks | runs | SFT steps: SASR, cosine | SASR - cosine | p |", "|---" * 5 + "|"]
     for name, members in groups.items():
-        found = gains(own := {task: values[task] for task in members}, "sasr", "cosine")
-        p = sign_flip_p([float(gain.mean()) for gain in found])
-        pairs = [(task, seed) for task in members for seed in values[task]["sasr"] if seed in values[task]["cosine"]]
-        taken = [np.mean([steps[task][method][seed] for task, seed in pairs]) for method in ("sasr", "cosine")]
-        difference = ahead(own, "sasr", "cosine")
-        lines.append(f"| {name} | {len(found)} | {taken[0]:.1f}, {taken[1]:.1f} | {difference} | {p:.3f} |")
+        own, taken = {task: values[task] for task in members}, cost("sft_steps", members)
+        runs, steps = len(gains(own, "sasr", "cosine")), f"{taken['sasr']:.1f}, {taken['cosine']:.1f}"
+        difference, p = ahead(own, "sasr", "cosine"), chance(own, "sasr", "cosine")
+        lines.append(f"| {name} | {runs} | {steps} | {difference} | {p} |")
     return lines
 
 

@@ -11,9 +11,7 @@ import numpy as np
 
 from sasr.exam.measures import ascending
 from sasr.tasks.base import Row, Task, text_of
-from sasr.tasks.judging import judged_demonstrations, to_judge
-
-_CHUNK = 64  # completions judged between two signs of life
+from sasr.tasks.judging import CHUNK, judged_demonstrations, to_judge
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def judge(task: Task, rows: Sequence[Row], progress: Callable[[int], None]) -> J
                 found.malformed.append(i)
             if _is_untrue(task, rows[i]):
                 found.untrue.append(i)
-        if done % _CHUNK == 0 or done == found.count:
+        if done % CHUNK == 0 or done == found.count:
             progress(done)
     return found
 

@@ -14,7 +14,7 @@ from sasr.tasks.base import Row, Task, Verdict, text_of
 from sasr.tasks.text import one_line
 from sasr.tasks.worker import Worker
 
-_CHUNK = 64  # demonstrations judged together
+CHUNK = 64  # demonstrations judged together, between two signs of life
 
 
 def judge_all(task: Task, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
@@ -40,8 +40,8 @@ def to_judge(rows: Sequence[Row]) -> list[int]:
 def judged_demonstrations(task: Task, rows: Sequence[Row]) -> Iterator[tuple[int, Verdict]]:
     """The places of [`to_judge`], each with what the verifier says of its demonstration."""
     places = to_judge(rows)
-    for start in range(0, len(places), _CHUNK):
-        part = places[start : start + _CHUNK]
+    for start in range(0, len(places), CHUNK):
+        part = places[start : start + CHUNK]
         verdicts = judge_all(task, [text_of(rows[i]["completion"]) for i in part], [rows[i] for i in part])
         yield from zip(part, verdicts, strict=True)
 
