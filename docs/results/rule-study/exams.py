@@ -111,6 +111,8 @@ def table() -> list[str]:
     for family in dict.fromkeys(key[0] for key in values):
         runs = sorted({key[:3] for key in values if key[0] == family}, key=lambda key: (list(TASKS).index(key[1]), key))
         runs = [key for key in runs if all((*key, method) in values for method in METHODS)]
+        if not runs:  # of a part of the comparisons
+            continue
         heads = [f"{family} ({len(runs)} runs each)", *(f"`{method}`" for method in METHODS)]
         heads += [f"`sasr` - `{method}`" for method in others]
         lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
