@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ settings.register_profile("sasr", derandomize=True, deadline=None, suppress_heal
 settings.load_profile("sasr")
 
 pytest.register_assert_rewrite("recorded_steps", "refusals", "small_exam", "vllm_runs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scratch(tmp_path_factory):
+    """Where libraries and commands put temporary files, which some of them leave: they go with those of the tests."""
+    directory = tmp_path_factory.mktemp("t", numbered=False)  # short: sockets are made in it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(directory))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -196,8 +197,7 @@ def serve(address: str) -> _Command | None:
     os.write(1, b"ready")
     while True:
         if 0 in select.select([0, listener], [], [])[0]:
-            os.unlink(address)
-            os.rmdir(os.path.dirname(address))
+            shutil.rmtree(os.path.dirname(address), ignore_errors=True)  # the tests' temporary files may be gone
             return None
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -243,6 +243,7 @@ def _become(told: dict[str, Any], files: list[int]) -> _Command:
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(told["environment"])
+    tempfile.tempdir = None  # found anew, from these variables
     command = _Command(*told["command"])
     first = told["cwd"] if command.module else str(Path(command.script).resolve().parent)
     path = os.environ.get("PYTHONPATH", "")
