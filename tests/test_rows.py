@@ -130,18 +130,13 @@ def test_wrong_demonstrations_are_left_to_grpo(tmp_path):
 
 
 def test_wrong_demonstrations_of_a_file_of_their_own(tmp_path):
-    data, apart = (with_wrong(tmp_path / name, 2) for name in ("rows.jsonl", "apart.jsonl"))
+    """... are those that count: SFT does not study the rows' own then."""
+    data, apart = with_wrong(tmp_path / "rows.jsonl", *range(7)), with_wrong(tmp_path / "apart.jsonl", 2)
     config = TaskConfig(data=data, demonstrations=apart, exam_rows=0, wrong_demonstrations="drop")
-    rows, demonstrations, _ = collect_rows(JsonlTask(), config, toy.settings(tmp_path))
-    assert rows[2]["completion"] is None and demonstrations[2]["completion"] is None
-    assert sum(row["completion"] is None for row in demonstrations) == 1
-    # Where none of the rows' own is right, those of the file are still there to study.
-    data = with_wrong(tmp_path / "none.jsonl", *range(7))
-    lines = (tmp_path / "none.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "none.jsonl").write_text("".join(lines[:6]))  # but the row without an answer
-    config = TaskConfig(data=data, demonstrations=apart, exam_rows=0, wrong_demonstrations="drop")
-    rows, demonstrations, _ = collect_rows(JsonlTask(), config, toy.settings(tmp_path))
-    assert not any(row["completion"] for row in rows) and len(demonstrations) == 7
+    reader = RowReader(JsonlTask())
+    rows, demonstrations, _ = collect_rows(reader.task, config, toy.settings(tmp_path), reader)
+    assert [i for i, row in enumerate(demonstrations) if row["completion"] is None] == [2]
+    assert all(row["completion"] for row in rows) and len(reader.wrong) == 1
 
 
 def test_nothing_but_wrong_demonstrations(tmp_path):

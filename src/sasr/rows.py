@@ -86,8 +86,11 @@ def collect_rows(
     rows, held_out = all_rows(reader, config, args.seed)
     demonstrations = reader.load(config.demonstrations, "train") if config.demonstrations else []
     if config.wrong_demonstrations == "drop":
-        rows, demonstrations = reader.without_wrong(rows), reader.without_wrong(demonstrations)
-        if reader.wrong and not any(row.get("completion") for row in demonstrations or rows):
+        if config.demonstrations:  # the rows' own are not studied then
+            demonstrations = studied = reader.without_wrong(demonstrations)
+        else:
+            rows = studied = reader.without_wrong(rows)
+        if reader.wrong and not any(row.get("completion") for row in studied):
             raise InputError(
                 f"all {len(reader.wrong)} demonstrations are wrong by the verifier of task {task.name} (the first: "
                 f"{reader.wrong[0]}), and wrong_demonstrations drop leaves them out: correct them, or their answers"
