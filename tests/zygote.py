@@ -11,6 +11,7 @@ that are read while importing) is started as ever, and so is the installed `sasr
 from __future__ import annotations
 
 import array
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -156,8 +157,20 @@ class _Zygote:
         command, pipes = [sys.executable, __file__, address], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         process = _POPEN(command, env=self._environment, **pipes)
         assert process.stdout.read(5) == b"ready", "the zygote did not start"
-        self._process = process  # whose stdin is closed when this process ends, and that ends it
+        self._process = process
         self._address = address
+        atexit.register(self._end, os.getpid())
+
+    def _end(self, owner: int) -> None:
+        if os.getpid() != owner:
+            return
+        self._process.stdin.close()  # which ends it, and so does the death of this process
+        self._process.stdout.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:  # another process has its stdin open
+            self._process.kill()
+            self._process.wait()
 
 
 _zygote = _Zygote()
