@@ -1,4 +1,4 @@
-"""Whole runs of the real command: what they write, and that a kill, Ctrl-C or SIGTERM costs nothing."""
+"""Whole runs of the real command: what they write, and that a kill, Ctrl-C, SIGTERM or a hangup costs nothing."""
 
 from __future__ import annotations
 
@@ -163,12 +163,13 @@ def test_hard_kill_costs_nothing(whole, tmp_path, moment):
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number, status):
-    run = tmp_path / "run"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number):
+    run, status = tmp_path / "run", 128 + number
     process = start(command(run))
     wait_until(process, lambda: lines_written(run) >= 7)
-    os.kill(process.pid, number)
+    for _ in range(2 if number == signal.SIGHUP else 1):  # a shell and the kernel both tell of a closed terminal
+        os.kill(process.pid, number)
     out = finish(process, status)
     (line,) = [line for line in out.splitlines() if line.startswith("stopped at step")]
     step = int(line.split()[3].rstrip(","))
@@ -178,6 +179,21 @@ def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number, status)
     assert f"stopped at step {step} of {LAST}" in (run / "report.html").read_text()
     assert listed(run)["state_text"] == f"stopped at step {step} of {LAST}"
     assert line.endswith(listed(run)["go_on"])
+    finish(start(resume_command(run)))
+    assert_same_run(run, whole)
+
+
+def test_stopped_without_a_reader_it_saves_all_the_same(whole, tmp_path):
+    """`sasr train | tee log`: Ctrl-C ends tee at once."""
+    run = tmp_path / "run"
+    process = start(command(run))
+    wait_until(process, lambda: lines_written(run) >= 7)
+    process.stdout.close()
+    process.stderr.close()
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(LIMIT) == 130
+    assert (run / f"checkpoint-{lines_written(run)}").is_dir() and (run / "report.html").is_file()
+    assert listed(run)["state"] == "stopped"
     finish(start(resume_command(run)))
     assert_same_run(run, whole)
 

@@ -46,10 +46,15 @@ def resume_command(directory: Path) -> list[str]:
     return [sys.executable, "-m", "sasr", "train", "--output_dir", str(directory), "--resume_from_checkpoint"]
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(arguments: list[str], cwd: Path | None = None) -> subprocess.Popen:
     return subprocess.Popen(
-        arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        arguments,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 

@@ -37,6 +37,7 @@ import torch.multiprocessing
 from . import ahead_worker, prefill
 from .ahead_worker import STOP, STOPPED, Sampling, tensors_of, views
 from .demonstrations import Ids
+from .disconnect import STOPS
 from .errors import InputError, RunFailed, require
 
 if TYPE_CHECKING:
@@ -327,9 +328,9 @@ def _start_server() -> None:
     """Start what forks the worker later; it imports torch meanwhile, and has no thread or lock of this process."""
     multiprocessing.forkserver.set_forkserver_preload([ahead_worker.__name__])
     multiprocessing.resource_tracker.ensure_running()  # which unblocks the two signals
-    # Ctrl-C reaches all processes of a terminal, SIGTERM may reach those of a job: both are for this one alone, from
+    # Ctrl-C reaches all processes of a terminal, SIGTERM may reach those of a job: they are for this one alone, from
     # the worker's first moment on.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         multiprocessing.forkserver.ensure_running()
     finally:

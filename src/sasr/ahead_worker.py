@@ -23,6 +23,7 @@ from trl.trainer.utils import add_fused_lm_head, pad
 
 from . import fused_head, prefill
 from .demonstrations import Ids
+from .disconnect import STOPS
 from .exam.generation import generate
 
 STOP = b"stop"  # the job under way is not wanted any more; no answer to one that is done
@@ -78,7 +79,7 @@ def main(
         shapes (`list[tuple[int, ...]]`): Theirs.
         sampling ([`Sampling`]): How to sample.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)  # sent to a whole group they are for the parent, which ends this process
     torch.set_num_threads(1)
     tensors = tensors_of(model)

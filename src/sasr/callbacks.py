@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from trl.models.utils import unwrap_model_for_generation
 
 from .checkpoints import write_atomically
+from .disconnect import is_hangup, stop_signals
 from .exam import examine_rows, merge_records, summarise
 from .live import LiveView
 from .metrics import METRICS_FILE, MetricsFile
@@ -36,7 +37,8 @@ _LOGS_KEPT = 2000
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM ends the run after the step under way, with a checkpoint; a second one ends it at once."""
+    """Ctrl-C, SIGTERM or a closed terminal ends the run after the step under way, with a checkpoint; a second Ctrl-C or
+    SIGTERM ends it at once."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say
@@ -44,7 +46,7 @@ class StopRequest:
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             self._old[number] = signal.signal(number, self._receive)
         return self
 
@@ -54,6 +56,8 @@ class StopRequest:
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.signal is not None:
+            if is_hangup(number):
+                return
             raise KeyboardInterrupt
         self.signal = number
         self.say("stopping after this step and saving; once more to stop at once")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from .disconnect import lasting_output
 from .errors import InputError, RunFailed
 
 _USAGE = """\
@@ -72,22 +73,27 @@ _COMMON = {
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console command. Returns the exit status: 0; 1 if a run failed or `sasr check` found problems;
-    2 after wrong input; 130 or 143 if it was stopped."""
-    argv = sys.argv[1:] if argv is None else argv
+    2 after wrong input; 129, 130 or 143 if it was stopped (a closed terminal, Ctrl-C, SIGTERM)."""
+    with lasting_output():
+        status = _status(sys.argv[1:] if argv is None else argv)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _leave(status)
+    return status
+
+
+def _status(argv: list[str]) -> int:
     try:
-        status = _dispatch(argv)
+        return _dispatch(argv)
     except (InputError, RunFailed) as error:
         from .report.text import visible
 
         word, status = ("error", 2) if isinstance(error, InputError) else ("failed", 1)
         # What a message quotes from data or a model's files could move the cursor, or clear the screen.
         print(f"sasr: {word}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+        return status
     except KeyboardInterrupt:
         print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
-        status = 130
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _leave(status)
-    return status
+        return 130
 
 
 def _leave(status: int) -> NoReturn:

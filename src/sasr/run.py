@@ -36,7 +36,7 @@ from .tracking import Trackers
 
 
 def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> int:
-    """Run to the end or to a stop request. Returns the exit status: 0, or 130 / 143 after Ctrl-C / SIGTERM.
+    """Run to the end or to a stop request. Returns the exit status: 0, or 128 + the signal that stopped it.
 
     Args:
         settings ([`Settings`]): What to run.

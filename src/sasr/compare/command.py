@@ -37,7 +37,7 @@ All other flags are settings of sasr train for all methods (sasr train --help)."
 
 
 def compare(argv: list[str]) -> int:
-    """Returns the exit status: 0; 1 if a run failed; 130 / 143 after Ctrl-C / SIGTERM. Raises `InputError`."""
+    """Returns the exit status: 0; 1 if a run failed; 128 + the signal that stopped it. Raises `InputError`."""
     options, rest = _options(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("sasr compare starts its runs itself: start it without torchrun")

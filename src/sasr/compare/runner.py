@@ -83,7 +83,7 @@ class Runner:
         self._lock: Any = None
 
     def run(self) -> int:
-        """Returns the exit status: 0, 1 if a run failed, 130 / 143 after Ctrl-C / SIGTERM."""
+        """Returns the exit status: 0, 1 if a run failed, 128 + the signal that stopped it."""
         self._lock = lock(self.directory)
         try:
             return self._run()

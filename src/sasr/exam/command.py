@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from sasr.disconnect import is_hangup, stop_signals
 from sasr.errors import InputError, disk_failures_told
 from sasr.exam.request import Request, read_request
 
@@ -49,7 +50,7 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
 
 
 def exam(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 130 / 143 after Ctrl-C / SIGTERM. Raises `InputError`."""
+    """Returns the exit status: 0, or 128 + the signal that stopped it. Raises `InputError`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("sasr exam is one process: start it without torchrun")
     request = read_request(argv)
@@ -59,9 +60,11 @@ def exam(argv: list[str]) -> int:
 
     def stop(number: int, frame: Any) -> None:
         received.append(number)
+        if is_hangup(number) and len(received) > 1:
+            return
         raise KeyboardInterrupt
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, stop) for number in stop_signals()}
     status = 0
     try:
         _run(request, directory, again)

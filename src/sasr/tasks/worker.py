@@ -19,6 +19,8 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
+from sasr.disconnect import STOPS
+
 # Imports take seconds on a cold disk; they are no part of the time that a question is given.
 _START_LIMIT = 120.0
 # Expressions like 9^{9^{9}} otherwise fill the machine's memory before the time is up.
@@ -191,7 +193,8 @@ def serve(
 ) -> None:
     """The worker: one JSON line in, one JSON line out, until the input ends. `prepare` imports what is needed and
     returns the function that answers questions. `memory` limits the address space, in bytes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops this process itself
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # sent to a whole group they are for the parent, which ends this process
     # Libraries that print must not write into the protocol.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
