@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from sasr import InputError, SASRConfig, TaskConfig, checkpoints
+from sasr import InputError, SASRConfig, TaskConfig, checkpoints, train_help
 from sasr.errors import RunFailed
-from sasr.parsing import RECIPES, parse
+from sasr.parsing import RECIPES, Parser, parse
 from sasr.run import config_text
 from sasr.schedules import SCHEDULES, ChordMu, Hpt, Luffy, Random, Sasr, Static, Uft
 
@@ -168,6 +170,27 @@ def test_every_setting_of_ours_has_help_and_documentation():
         for name in cls.__annotations__:
             assert cls.__dataclass_fields__[name].metadata.get("help"), name
             assert name in cls.__doc__, name
+
+
+def test_the_help_is_that_of_the_parser():
+    """It is made without TRL, from the source of `SASRConfig` and a list of TRL's settings."""
+    actions, shown = Parser().actions(), {}
+    for title, settings in train_help.groups().items():
+        shown |= settings
+        for name, (default, text) in settings.items():
+            assert actions[name].default == default, name
+            assert title in train_help.COMMON or actions[name].help == text, name
+    assert {*SASRConfig.__annotations__, *TaskConfig.__dataclass_fields__} <= set(shown)
+    assert f"{', '.join(SCHEDULES)}, or your own" in shown["schedule"][1]
+    printed = train_help.train_help("usage")
+    assert printed.startswith("usage") and all(f"--{name} " in printed for name in shown)
+    assert "[initial warmup final]" in " ".join(printed.split())
+
+
+def test_the_help_is_there_at_once():
+    code = "import sys, sasr.cli; sasr.cli.main(['train', '--help']); sys.exit('trl' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0 and "--sft_warmup_steps" in finished.stdout, finished.stderr
 
 
 TRAINING = [path for path in sorted(RECIPES.glob("*.yaml")) if not path.stem.startswith("compare-")]

@@ -37,39 +37,6 @@ SFT warm-up, then SFT or GRPO at every step, decided from the training state (SA
   sasr report runs/stories-1        all that a run, an exam or a comparison shows, on one page
 """
 
-# Settings of TRL and transformers that most runs touch, in few words; the others are in --help_all.
-_COMMON = {
-    "Model": {
-        "model_name_or_path": "Hub name, directory, GGUF file, or tiny-llama / tiny-qwen2 (from scratch).",
-        "dtype": "Type of the weights; keep float32 unless memory forbids: small updates vanish in bfloat16.",
-        "use_peft": "Train LoRA adapters; see also --lora_r, --lora_alpha, --lora_target_modules.",
-    },
-    "Run": {
-        "output_dir": "Where everything goes. Default: runs/NAME-N.",
-        "max_steps": "Optimizer steps, the warm-up included.",
-        "seed": "Decides weights, data order, rollouts and the draws of the schedule.",
-        "save_steps": "Checkpoint every so many steps.",
-        "save_total_limit": "Keep only so many checkpoints.",
-        "resume_from_checkpoint": "Go on: with --output_dir RUN from its last checkpoint, or from a checkpoint given.",
-        "report_to": "Trackers: tensorboard, wandb, trackio, none.",
-    },
-    "GRPO and batches": {
-        "learning_rate": "Of GRPO steps.",
-        "lr_scheduler_type": "Shape of the learning rates after the warm-up: linear, cosine, constant, ...",
-        "per_device_train_batch_size": "Rollouts per device and micro-batch.",
-        "gradient_accumulation_steps": "Micro-batches per optimizer step, of both kinds.",
-        "num_generations": "Rollouts per prompt (group size).",
-        "max_completion_length": "Longest rollout, in tokens.",
-        "temperature": "Of the rollouts and of sampled exams.",
-        "beta": "Weight of GRPO's KL term; 0 loads no reference model.",
-        "steps_per_generation": "Micro-batches of rollouts generated at a time. Default: one optimizer step's.",
-        "num_iterations": "How often each rollout is trained on.",
-        "reward_weights": "Of correctness and format; the built-in tasks take 1.0 0.1.",
-        "max_grad_norm": "Clip gradients at this global norm; 0 measures without clipping.",
-        "per_device_eval_batch_size": "Completions generated at a time in an exam.",
-    },
-}
-
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console command. Returns the exit status: 0; 1 if a run failed or `sasr check` found problems;
@@ -162,7 +129,9 @@ def _run_or_help(command: Callable[[list[str]], int], usage: str, argv: list[str
 
 def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        print(_help())
+        from .train_help import train_help
+
+        print(train_help(_USAGE))
         return 0
     _quiet()
     from .parsing import Parser, parse
@@ -249,36 +218,3 @@ def _quiet() -> None:
     datasets.disable_progress_bars()
     for name in ("trl", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _help() -> str:
-    """Settings in groups, ours first, with what they default to."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from .config import SASRConfig
-    from .parsing import RECIPES, Parser
-    from .task_config import TaskConfig
-
-    actions = Parser().actions()
-    ours = {"Task": TaskConfig.__dataclass_fields__, "SFT and the schedule": SASRConfig.__annotations__}
-    groups = {title: {name: actions[name].help or "" for name in names} for title, names in ours.items()}
-    console = Console(width=min(Console().width, 120), highlight=False)
-    with console.capture() as capture:
-        console.print(_USAGE, markup=False, soft_wrap=True)
-        for title, settings in (groups | _COMMON).items():
-            table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
-            table.add_column(no_wrap=True)
-            table.add_column()
-            for name, text in settings.items():
-                default = actions[name].default
-                shown = "" if default in (None, "", []) else f" [{default}]"
-                table.add_row(f"  --{name}", f"{text}{shown}".replace("[", r"\["))
-            console.print(table)
-            console.print()
-        recipes = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        console.print(
-            f"Recipes: {recipes}. Without --config the recipe named like the task fills in what is not given."
-        )
-        console.print("All settings of TRL's GRPOConfig and ModelConfig work too: sasr train --help_all")
-    return capture.get().rstrip()

@@ -168,9 +168,8 @@ class SASRConfig(GRPOConfig):
 
     schedule: str = setting(
         "sasr",
-        "How steps after the warm-up divide between SFT and GRPO: "
-        + ", ".join(SCHEDULES)
-        + ", or your own module:Class.",
+        "How steps after the warm-up divide between SFT and GRPO: sasr, sft, grpo, static, alternate, cosine, random, "
+        "chord_mu, chord_phi, hpt, relift, luffy, srft, uft, r3, or your own module:Class.",
     )
     sft_warmup_steps: int = setting(
         0, "Optimizer steps of SFT before the schedule takes over, or auto: until SFT has done what it can do."

@@ -15,10 +15,8 @@ from trl import ModelConfig, TrlParser
 from .config import SASRConfig
 from .errors import InputError, did_you_mean
 from .schedules import settings_of_other_schedules
-from .task_config import TaskConfig, json_mapping
+from .task_config import RECIPES, TaskConfig, json_mapping
 from .warmup import AUTO
-
-RECIPES = Path(__file__).parent / "recipes"
 
 # Rewards of the built-in tasks: correctness counts, format helps to find it.
 _DEFAULT_REWARD_WEIGHTS = [1.0, 0.1]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError, require, unknown
+
+RECIPES = Path(__file__).parent / "recipes"  # those that come with sasr
 
 EXAMS = ("initial", "warmup", "final")
 BAD_ROWS = ("error", "skip")
