@@ -82,13 +82,15 @@ def own_settings() -> str:
 
 def trl_settings() -> str:
     """The settings of TRL and transformers that `sasr train --help` lists."""
-    tree = ast.parse((SOURCE / "cli.py").read_text(encoding="utf-8"))
-    (node,) = (n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "_COMMON")
+    tree = ast.parse((SOURCE / "train_help.py").read_text(encoding="utf-8"))
+    (node,) = (n for n in tree.body if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "COMMON")
+    assert node.value is not None
     lines: list[str] = []
     for title, settings in ast.literal_eval(node.value).items():
         lines += [f"**{title}**", ""]
-        for name, text in settings.items():
-            lines += [f"`{name}`{{ #{name} }}", f":   {text}", ""]
+        for name, (value, text) in settings.items():
+            default = "" if value is None else f' <span class="setting">default `{value!r}`</span>'
+            lines += [f"`{name}`{{ #{name} }}{default}", f":   {text}", ""]
     return "\n".join(lines)
 
 
