@@ -57,6 +57,7 @@ def line(step: int, warmup: int, rng: random.Random) -> dict[str, Any]:
         return found | {"sft_loss": 5 / (1 + step / 50) + 0.1 * rng.random()}
     rates = {"truncation_rate": 0.02, "frac_reward_zero_std": rng.random()}
     lengths = {"completion_length": 30 + rng.random(), "entropy": rng.random(), "divergence": step / 1e4}
+    rates |= {"success/3": 0.9, "success/4.5": 0.4, "success/12": 0.1}
     return found | rates | lengths | {"reward": 0.3 + 0.2 * rng.random(), "reward_std": 0.3}
 
 

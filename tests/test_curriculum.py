@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import toy
 from sasr import InputError
-from sasr.curriculum import Curriculum, LevelStream, SuccessRates, level_of
+from sasr.curriculum import Curriculum, Levels, LevelStream, SuccessRates, level_of
 
 rows_with_levels = st.dictionaries(st.integers(0, 200), st.integers(1, 5).map(float), min_size=1, max_size=60)
 two_levels = rows_with_levels.filter(lambda rows: len(set(rows.values())) > 1)
@@ -21,7 +21,7 @@ two_levels = rows_with_levels.filter(lambda rows: len(set(rows.values())) > 1)
 def curriculum(mode: str, sizes: dict[int, int]) -> Curriculum:
     levels = [float(level) for level, size in sizes.items() for _ in range(size)]
     rows = dict(enumerate(levels))
-    return Curriculum(mode, rows, rows, seed=3)
+    return Curriculum(mode, Levels(rows), rows, seed=3)
 
 
 # ---- success rates ----
@@ -49,6 +49,21 @@ def test_a_success_rate_follows_what_changes():
     for share in [0.0] * 100 + [1.0] * 60:
         rates.observe(0.0, share)
     assert rates.rate(0.0) > 0.9
+
+
+def test_levels_go_on_from_another_run_that_knows_fewer():
+    levels, others = Levels({0: 1.0, 1: 2.0}), Levels({0: 1.0, 1: 2.0}, [3.0])
+    levels.observe(1, 1.0)
+    levels.observe(7, 1.0)  # which has no level
+    others.load_state_dict(json.loads(json.dumps(levels.state_dict())))
+    assert others.success() == levels.success() | {3.0: 0.5} == {1.0: 0.5, 2.0: pytest.approx(2 / 3), 3.0: 0.5}
+    assert Levels({}).success() == {} == Levels({i: float(i) for i in range(13)}).success(), "too many to look at"
+
+
+def test_the_state_of_an_earlier_version():
+    course = curriculum("adaptive", {1: 2, 2: 2})
+    course.load_state_dict(course.state_dict() | {"rates": [[1.0, 2.0], [0.0, 3.0]]})
+    assert course.levels.rates.sums == {1.0: (1.0, 2.0), 2.0: (0.0, 3.0)}
 
 
 # ---- streams ----
@@ -102,7 +117,7 @@ def test_adaptive_goes_where_half_succeed():
     course = curriculum("adaptive", {1: 50, 2: 50, 3: 50})
     for _ in range(400):
         for row, share in ((0, 1.0), (50, 0.5), (100, 0.0)):
-            course.observe(row, share)
+            course.levels.observe(row, share)
     found = course.weights(course.questions.sizes, 0.0)
     assert found[2.0] > 0.6 and found[1.0] == pytest.approx(found[3.0])
     # s = 1 / 22 where nothing succeeds, since 20 questions count: 4 s (1 - s) = 0.1735
@@ -113,9 +128,9 @@ def test_adaptive_goes_where_half_succeed():
 @given(rows=two_levels, outcomes=st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1)), max_size=60),
        progress=st.floats(0, 1, exclude_max=True), mode=st.sampled_from(["easy_to_hard", "adaptive"]))  # fmt: skip
 def test_weights_are_a_distribution_that_starves_no_open_level(rows, outcomes, progress, mode):
-    course = Curriculum(mode, rows, rows, seed=1)
+    course = Curriculum(mode, Levels(rows), rows, seed=1)
     for pick, share in outcomes:
-        course.observe(list(rows)[pick % len(rows)], share)
+        course.levels.observe(list(rows)[pick % len(rows)], share)
     sizes = course.questions.sizes
     found = course.weights(sizes, progress)
     assert math.isclose(sum(found.values()), 1)
@@ -128,12 +143,13 @@ def test_weights_are_a_distribution_that_starves_no_open_level(rows, outcomes, p
 @settings(max_examples=30)
 @given(rows=two_levels, outcomes=st.lists(st.floats(0, 1), min_size=1, max_size=30), seed=st.integers(0, 99))
 def test_a_curriculum_goes_on_from_its_state(rows, outcomes, seed):
-    first = Curriculum("adaptive", rows, rows, seed)
+    first = Curriculum("adaptive", Levels(rows), rows, seed)
     for share in outcomes:
-        first.observe(first.take_questions(1, 0.0)[0], share)
+        first.levels.observe(first.take_questions(1, 0.0)[0], share)
         first.take_demonstrations(2, 0.0)
-    second = Curriculum("adaptive", rows, rows, seed)
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second = Curriculum("adaptive", Levels(rows), rows, seed)
+    for part, other in ((second.levels, first.levels), (second, first)):
+        part.load_state_dict(json.loads(json.dumps(other.state_dict())))
     assert first.take_questions(9, 0.5) == second.take_questions(9, 0.5)
     assert first.take_demonstrations(9, 0.5) == second.take_demonstrations(9, 0.5)
 
@@ -193,6 +209,25 @@ def test_adaptive_in_a_run_asks_what_half_of_the_rollouts_solve(tmp_path):
     late = [2 - difficulty for difficulty, _, _ in log[20:]]
     assert sum(late) / len(late) > plain + 0.2
     assert min(late) < 1, "the other level is asked too"
+
+
+def test_success_by_difficulty_is_told_without_a_curriculum(tmp_path):
+    def rewards(completions, difficulty, **_):
+        return [float(level == 2) for level in difficulty]
+
+    trained = toy.trainer(
+        tmp_path / "levels", schedule="grpo", sft_warmup_steps=0, rewards=rewards, max_completion_length=2, max_steps=44
+    )
+    told = []
+    trained.tell = told.append
+    trained.train()
+    log = toy.history(trained, "sasr/difficulty", "sasr/success/1", "sasr/success/2")
+    assert log[-1][1] < 0.15 and log[-1][2] > 0.85
+    (line,) = [line for line in told if "--curriculum adaptive" in line]
+    assert "% of the rollouts are correct at difficulty 2, " in line and "% at 1, for 20 GRPO steps" in line
+    plain = toy.trainer(tmp_path / "plain", data=toy.rows().remove_columns("difficulty"), max_steps=6)
+    plain.train()
+    assert not any("success" in key or key == "sasr/difficulty" for log in plain.state.log_history for key in log)
 
 
 def test_rows_without_a_difficulty(tmp_path):

@@ -146,6 +146,7 @@ def test_a_finished_run(tmp_path):
     assert found["Which steps were SFT, which GRPO"]["counts"]["both"] == 0
     assert {s["name"] for s in found["Gradient norms of SFT"]["series"]} == {"g_last", "g_warmup"}
     assert found["Divergence from the reference policy"]["series"]
+    assert [s["name"] for s in found["Success by difficulty"]["series"]] == ["3", "4.5", "12"]
     assert [row[1] for row in found["All exams"]["rows"]] == ["0", "20", "40"]
     assert found["Completions"]["exams"] == ["before", "step 20", "at the end"]
     assert len(found["Completions"]["questions"]) == 6

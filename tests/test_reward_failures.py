@@ -15,6 +15,7 @@ import torch
 
 import toy
 from sasr import InputError
+from sasr.curriculum import Levels
 from sasr.exam import examine
 from sasr.limits import TooLate, within
 from sasr.selection import Selection
@@ -166,7 +167,7 @@ def test_questions_that_could_not_be_judged_have_not_failed():
     """Neither failed, nor solved, nor studied in place of GRPO."""
 
     class Trainer:
-        num_generations, curriculum = 4, None
+        num_generations, levels = 4, Levels({})
 
         def __init__(self):
             self.demonstration_of_row, self.demonstrations = {7: 0, 8: 1, 9: 2}, ["a", "b", "c"]

@@ -99,6 +99,16 @@ def test_collapse_of_the_reward():
     assert watch.rewards == [] and said(watch, WINDOW - 1, 200, reward=0.1) == []
 
 
+def test_questions_that_are_solved_or_hopeless():
+    watch, lopsided = Watch(), {3.0: 0.9, 4.0: 0.3, 5.0: 0.1}
+    for success in ({}, {1.0: 0.9, 2.0: 0.9}, {1.0: 0.1}, {1.0: 0.9, 2.0: 0.2}):
+        assert said(watch, 2 * WINDOW, success=success) == []
+    assert said(watch, WINDOW - 1, success=lopsided) == []
+    (text,) = said(watch, 1, 100, success=lopsided)
+    assert text.startswith("step 100: 90% of the rollouts are correct at difficulty 3, 10% at 5, for 20 GRPO steps")
+    assert text.endswith("--curriculum adaptive asks most what is solved now and then")
+
+
 def test_rewards_below_nothing_can_collapse_too():
     watch = Watch()
     assert said(watch, 30, reward=-1.0) == []

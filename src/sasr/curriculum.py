@@ -16,7 +16,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import InputError
@@ -25,6 +25,7 @@ from .streams import RowStream
 MODES = ("none", "easy_to_hard", "adaptive")
 _UNIFORM = 0.2  # share of the draws that looks at no success rate
 _MEMORY = 0.95  # what an earlier question of the same level counts against the last one
+_SHOWN = 12  # levels
 
 
 def level_of(value: Any, where: str) -> float:
@@ -58,6 +59,36 @@ class SuccessRates:
         """In (0, 1)."""
         share, count = self.sums[level]
         return (share + 1) / (count + 2)
+
+
+class Levels:
+    """The level of each question, and how often its rollouts succeed lately. Without levels it notes nothing.
+
+    Args:
+        of_question (`Mapping[int, float]`): By row.
+        others (`Iterable[float]`): Levels that only demonstrations have.
+    """
+
+    def __init__(self, of_question: Mapping[int, float], others: Iterable[float] = ()):
+        self.of_question = of_question
+        self.rates = SuccessRates(sorted({*of_question.values(), *others}))
+
+    def observe(self, row: int, correct: float) -> None:
+        """Take the share of correct rollouts of a question."""
+        if row in self.of_question:
+            self.rates.observe(self.of_question[row], correct)
+
+    def success(self) -> dict[float, float]:
+        """The success rate of each level, the easiest first; none if there are so many that nobody would look."""
+        return {level: self.rates.rate(level) for level in self.rates.sums} if len(self.rates.sums) <= _SHOWN else {}
+
+    def state_dict(self) -> list[tuple[float, float, float]]:
+        """JSON-safe: (level, its two sums) of each."""
+        return [(level, *sums) for level, sums in self.rates.sums.items()]
+
+    def load_state_dict(self, state: Sequence[Sequence[float]]) -> None:
+        """Take over what `state_dict` gave. A run that goes on from another's warm-up may know further levels."""
+        self.rates.sums |= {level: (share, count) for level, share, count in state if level in self.rates.sums}
 
 
 class LevelStream:
@@ -108,7 +139,7 @@ class Curriculum:
 
     Args:
         mode (`str`): `"easy_to_hard"` or `"adaptive"`.
-        questions (`Mapping[int, float]`): The rows that GRPO may ask, and the level of each.
+        levels ([`Levels`]): Of the rows that GRPO may ask.
         demonstrations (`Mapping[int, float]`): The indices of the demonstrations, and the level of each.
         seed (`int`): Of the run.
 
@@ -116,16 +147,15 @@ class Curriculum:
         [`InputError`]: All rows have the same difficulty.
     """
 
-    def __init__(self, mode: str, questions: Mapping[int, float], demonstrations: Mapping[int, float], seed: int):
-        self.mode, self.level_of_question = mode, questions
-        levels = sorted({*questions.values(), *demonstrations.values()})
-        if len(levels) < 2:
-            shown = f"all rows have difficulty {levels[0]:g}" if levels else "there are no rows"
+    def __init__(self, mode: str, levels: Levels, demonstrations: Mapping[int, float], seed: int):
+        self.mode, self.levels = mode, levels
+        known = list(levels.rates.sums)
+        if len(known) < 2:
+            shown = f"all rows have difficulty {known[0]:g}" if known else "there are no rows"
             raise InputError(f"{shown}: a curriculum needs two levels or more, or set curriculum to none")
         # Seeds that differ from each other and from those of the streams without a curriculum.
-        self.questions = LevelStream(questions, seed + 2)
+        self.questions = LevelStream(levels.of_question, seed + 2)
         self.demonstrations = LevelStream(demonstrations, seed + 3)
-        self.rates = SuccessRates(levels)
 
     def take_questions(self, count: int, progress: float) -> list[int]:
         """Rows to ask; `progress` in [0, 1) is the part of the steps after the warm-up that is done."""
@@ -134,10 +164,6 @@ class Curriculum:
     def take_demonstrations(self, count: int, progress: float) -> list[int]:
         """Indices of demonstrations, as above."""
         return self.demonstrations.take(count, self.weights(self.demonstrations.sizes, progress))
-
-    def observe(self, row: int, correct: float) -> None:
-        """Take the share of correct rollouts of a question."""
-        self.rates.observe(self.level_of_question[row], correct)
 
     def weights(self, sizes: Mapping[float, int], progress: float) -> dict[float, float]:
         """What each level of a stream is drawn with; they sum to 1."""
@@ -151,19 +177,17 @@ class Curriculum:
         return {level: (1 - uniform) * share / total + uniform * sizes[level] / rows for level, share in shares.items()}
 
     def _learnability(self, level: float) -> float:
-        rate = self.rates.rate(level)
+        rate = self.levels.rates.rate(level)
         return rate * (1 - rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
-        return {
-            "questions": self.questions.state_dict(),
-            "demonstrations": self.demonstrations.state_dict(),
-            "rates": list(self.rates.sums.values()),
-        }
+        """JSON-safe. The success rates are not in it: they are the state of the levels."""
+        return {"questions": self.questions.state_dict(), "demonstrations": self.demonstrations.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.questions.load_state_dict(state["questions"])
         self.demonstrations.load_state_dict(state["demonstrations"])
-        self.rates.sums = {level: (s[0], s[1]) for level, s in zip(self.rates.sums, state["rates"], strict=True)}
+        if "rates" in state:  # of an earlier version, without the levels
+            known = zip(self.levels.rates.sums, state["rates"], strict=True)
+            self.levels.load_state_dict([(level, *sums) for level, sums in known])

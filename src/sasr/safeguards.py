@@ -83,6 +83,7 @@ def after_gradients(trainer: SASRTrainer, norm: float | None, sft_loss: float | 
         norm=norm,
         loss=sft_loss,
         sft_probability=plan.sft_probability if adapts else None,
+        success=trainer.levels.success() if trainer.curriculum is None else {},
         **of_rollouts,
     )
     for text in trainer.watch.observe(seen):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,18 @@ class Selection:
     def _demonstration(self, row: int) -> Demonstration:
         return self.trainer.demonstrations[self.trainer.demonstration_of_row[row]]
 
+    # ---- what the rollouts showed, for later steps ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {"failed_at": list(self.failed_at.items()), "levels": self.trainer.levels.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; checkpoints of earlier versions lack some of it."""
+        self.failed_at = {index: step for index, step in state.get("failed_at", [])}
+        if "levels" in state:
+            self.trainer.levels.load_state_dict(state["levels"])
+
     # ---- after the rollouts ----
 
     def after_rollouts(
@@ -171,8 +183,7 @@ class Selection:
                 continue  # neither failed nor solved
             share = count / (trainer.num_generations - unknown)
             self.outcomes.append(share)
-            if trainer.curriculum is not None:
-                trainer.curriculum.observe(row, share)
+            trainer.levels.observe(row, share)
             index = trainer.demonstration_of_row.get(row)
             if index is None:
                 continue

@@ -70,7 +70,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
 
 
 def _log_questions(trainer: SASRTrainer) -> None:
-    metrics, selection, curriculum = trainer._metrics["train"], trainer.selection, trainer.curriculum
+    metrics, selection, levels = trainer._metrics["train"], trainer.selection, trainer.levels
     if selection.outcomes:
         known = [share == 0 for share in selection.outcomes if share is not None]
         if known:
@@ -78,10 +78,10 @@ def _log_questions(trainer: SASRTrainer) -> None:
         metrics["sasr/failed_waiting"] = [float(len(selection.failed_at))]
         if trainer.args.flat_groups == "resample":
             metrics["sasr/questions"].append(float(len(selection.outcomes)))
-    if curriculum is not None:
-        metrics["sasr/difficulty"].append(_mean([curriculum.level_of_question[row] for row in selection.asked]))
-        for level in curriculum.rates.sums:
-            metrics[f"sasr/success/{level:g}"] = [curriculum.rates.rate(level)]
+    if levels.of_question:
+        metrics["sasr/difficulty"].append(_mean([levels.of_question[row] for row in selection.asked]))
+    for level, rate in levels.success().items():
+        metrics[f"sasr/success/{level:g}"] = [rate]
 
 
 def _mean(values) -> float:

@@ -124,7 +124,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _collect_rows(self, demonstration_dataset: Dataset | None) -> None:
         args = self.args
         rows = training_rows.collect(self, demonstration_dataset)
-        self.rl_rows, self.demonstrations, kept, self.demonstration_of_row, self.curriculum = rows
+        self.rl_rows, self.demonstrations, kept, self.demonstration_of_row, self.levels, self.curriculum = rows
         self.held_out = HeldOut(self, kept)
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
         if uses_sft and not self.demonstrations:
@@ -369,15 +369,15 @@ class SASRTrainer(ObservedGRPOTrainer):
         return {
             "sft_position": self.sft_stream.position,
             "rl_position": self.rl_stream.position,
-            "failed_at": list(self.selection.failed_at.items()),
+            **self.selection.state_dict(),
             "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
         }
 
     def load_rows_state(self, state: dict[str, Any]) -> None:
         """Take over what `rows_state` gave."""
         self.sft_stream.position, self.rl_stream.position = state["sft_position"], state["rl_position"]
-        # Checkpoints of earlier versions, and those at the end of a warm-up without a curriculum, lack the others.
-        self.selection.failed_at = {index: step for index, step in state.get("failed_at", [])}
+        self.selection.load_state_dict(state)
+        # Checkpoints of earlier versions, and those at the end of a warm-up without a curriculum, lack it.
         if self.curriculum is not None and state.get("curriculum") is not None:
             self.curriculum.load_state_dict(state["curriculum"])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasets import Dataset
 
 from . import held_out
-from .curriculum import Curriculum, level_of
+from .curriculum import Curriculum, Levels, level_of
 from .demonstrations import Demonstration, Ids, tokenize_demonstrations
 from .errors import InputError
 
@@ -24,6 +24,7 @@ class TrainingRows(NamedTuple):
         kept (`list[Demonstration]`): Further ones, which are kept from SFT.
         demonstration_of_row (`dict[int, int]`): GRPO row to the index of the demonstration that answers it: its own, or
             the first one with the same prompt in the separate dataset.
+        levels ([`Levels`]): Of the GRPO rows; none if one of them has no `difficulty`, or all the same.
         curriculum ([`Curriculum`] or `None`): Over both, if one is wanted.
     """
 
@@ -31,6 +32,7 @@ class TrainingRows(NamedTuple):
     demonstrations: list[Demonstration]
     kept: list[Demonstration]
     demonstration_of_row: dict[int, int]
+    levels: Levels
     curriculum: Curriculum | None
 
 
@@ -77,19 +79,28 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
             first.setdefault(repr(source[i]["prompt"]), place[i])
         prompts_of = {row: repr(rows[row]["prompt"]) for row in rl_rows}
         answers = {row: first[prompt] for row, prompt in prompts_of.items() if prompt in first}
-    return TrainingRows(rl_rows, demonstrations, kept, answers, _curriculum(trainer, rl_rows, source, chosen))
+    by_difficulty = _by_difficulty(trainer, rl_rows, source, chosen)
+    return TrainingRows(rl_rows, demonstrations, kept, answers, *by_difficulty)
 
 
-def _curriculum(trainer: SASRTrainer, rl_rows: list[int], source: Dataset, chosen: list[int]) -> Curriculum | None:
-    if trainer.args.curriculum == "none":
-        return None
-    rows = trainer.train_dataset
+def _by_difficulty(
+    trainer: SASRTrainer, rl_rows: list[int], source: Dataset, chosen: list[int]
+) -> tuple[Levels, Curriculum | None]:
+    rows, mode = trainer.train_dataset, trainer.args.curriculum
 
     def levels(dataset: Dataset, wanted: list[int]) -> list[float]:
         what = "row" if dataset is rows else "row of the demonstrations"
         column = list(dataset["difficulty"]) if "difficulty" in dataset.column_names else [None] * len(dataset)
         return [level_of(column[i], f"{what} {i + 1}") for i in wanted]
 
-    questions = dict(zip(rl_rows, levels(rows, rl_rows), strict=True))
+    try:
+        questions = dict(zip(rl_rows, levels(rows, rl_rows), strict=True))
+    except InputError:
+        if mode != "none":
+            raise
+        return Levels({}), None
+    if mode == "none":
+        return Levels(questions if len(set(questions.values())) > 1 else {}), None
     demonstrations = dict(enumerate(levels(source, chosen)))
-    return Curriculum(trainer.args.curriculum, questions, demonstrations, trainer.args.seed)
+    known = Levels(questions, demonstrations.values())
+    return known, Curriculum(mode, known, demonstrations, trainer.args.seed)

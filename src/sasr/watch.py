@@ -8,6 +8,7 @@ of both, or when the entropy has fallen to a tenth of what it was while the rewa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, median, pstdev
 from typing import Any
@@ -19,6 +20,7 @@ _KEPT_NORMS = 50
 _STUCK = 50  # steps of the schedule
 _ENTROPY_LEFT = 0.1
 _ALL_CUT = 0.9
+_SOLVED = 0.85
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Measured:
         flat (`float`, *optional*): Share of groups without a spread of rewards.
         cut (`float`, *optional*): Share of rollouts cut at the token limit.
         sft_probability (`float`, *optional*): Of a schedule that adapts it, after the warm-up.
+        success (`Mapping[float, float]`): Success rate of each difficulty in the last rollouts, the easiest first, if
+            questions are asked whatever theirs is.
     """
 
     step: int
@@ -48,6 +52,7 @@ class Measured:
     flat: float | None = None
     cut: float | None = None
     sft_probability: float | None = None
+    success: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def is_finite(self) -> bool:
@@ -75,7 +80,8 @@ class Watch:
         if seen.is_finite:
             said += self._exploding(seen) + self._stuck(seen)
             if seen.reward is not None:
-                said += self._teaches_nothing(seen) + self._collapse(seen.step, seen.reward, seen.entropy)
+                said += self._teaches_nothing(seen) + self._too_easy_or_too_hard(seen)
+                said += self._collapse(seen.step, seen.reward, seen.entropy)
         return said
 
     @property
@@ -149,6 +155,19 @@ class Watch:
                 "gives no gradient: take more generations, a higher temperature, or questions of another difficulty"
             ]
         return []
+
+    def _too_easy_or_too_hard(self, seen: Measured) -> list[str]:
+        solved = [level for level, rate in seen.success.items() if rate >= _SOLVED]
+        unsolved = [level for level, rate in seen.success.items() if rate <= 1 - _SOLVED]
+        row = self._streak("levels", bool(solved and unsolved))
+        if row < WINDOW or not self._may_speak("levels", seen.step):
+            return []
+        easy, hard = solved[0], unsolved[-1]
+        return [
+            f"step {seen.step}: {seen.success[easy]:.0%} of the rollouts are correct at difficulty {easy:g}, "
+            f"{seen.success[hard]:.0%} at {hard:g}, for {row} GRPO steps: neither teaches GRPO much; "
+            "--curriculum adaptive asks most what is solved now and then"
+        ]
 
     def _collapse(self, step: int, reward: float, entropy: float | None) -> list[str]:
         self.rewards = [*self.rewards, reward][-WINDOW:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from sasr.report.document import (
     GRPO,
     INK,
     MUTED,
+    OTHERS,
     SFT,
     Document,
     Figure,
@@ -31,6 +34,8 @@ from sasr.report.document import (
 from sasr.report.reading import read_json, read_lines, read_yaml
 from sasr.report.series import roof, shares
 from sasr.runs.state import run_state
+
+_SUCCESS = re.compile(r"success/-?\d+(\.\d+)?(e[-+]\d+)?")  # at a difficulty
 
 Lines = Sequence[Mapping[str, Any]]
 _AGAIN = "config.yaml, with which sasr train --config runs it again."
@@ -149,6 +154,14 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
             _reward(reward, spread),
         ),
         figure(
+            "Success by difficulty",
+            "Share of correct rollouts in the last questions of each. One near 1 and one near 0 teach nothing.",
+            "share of the rollouts",
+            _success(metrics),
+            low=0,
+            high=1,
+        ),
+        figure(
             "Divergence from the reference policy",
             f"d_t against its target {target:g}.",
             "nats per token",
@@ -197,6 +210,13 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
             high=1,
         ),
     ]
+
+
+def _success(metrics: Lines) -> list[dict[str, Any]]:
+    names = {name for line in metrics for name in line if _SUCCESS.fullmatch(name)}
+    easiest_first = sorted(names, key=lambda name: float(name.partition("/")[2]))
+    colours = itertools.cycle(OTHERS)
+    return [series(name.partition("/")[2], next(colours), *_points(metrics, name)) for name in easiest_first]
 
 
 def _points(metrics: Lines, key: str) -> tuple[list[float], list[float]]:
