@@ -119,6 +119,17 @@ def test_what_the_schedule_needs(check):
     assert status == 1 and "problem: task jsonl has no demonstrations" in lines[-1]
 
 
+def test_questions_harder_than_every_demonstration(check, place):
+    rows = [{"prompt": f"{i}+1=", "answer": str(i + 1), "difficulty": 1 + i % 2} for i in range(8)]
+    rows = [row | ({"completion": row["answer"]} if row["difficulty"] == 1 else {}) for row in rows]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--task", "jsonl", "--data", "rows.jsonl", "--exam_rows", "0"]
+    status, lines, _, report = check(*flags)
+    wanted = "the questions of difficulty 2 are harder than every demonstration"
+    assert status == 0 and any(wanted in line for line in lines) and wanted in report["notes"][0]["text"]
+    assert not any(wanted in line for line in check(*flags, "--curriculum", "adaptive")[1])
+
+
 def test_records_left_out(check):
     data = write("rows.jsonl", *[row(i) for i in range(20)], "{broken\n", {"question": "q"}, '{"prompt": NaN}\n')
     status, out, err, _ = check("--task", "jsonl", "--data", data)

@@ -9,7 +9,7 @@ import pytest
 
 import toy
 from sasr import InputError, TaskConfig
-from sasr.rows import RowReader, collect_rows
+from sasr.rows import RowReader, collect_rows, difficulty_notes, harder_than_shown
 from sasr.tasks import JsonlTask, StoriesTask
 from whole_runs import command, finish, start
 
@@ -145,6 +145,27 @@ def test_nothing_but_wrong_demonstrations(tmp_path):
     config = TaskConfig(data=str(tmp_path / "rows.jsonl"), exam_rows=0, wrong_demonstrations="drop")
     with pytest.raises(InputError, match=r"all 3 demonstrations are wrong by the verifier of task jsonl .*:1"):
         collect_rows(JsonlTask(), config, toy.settings(tmp_path))
+
+
+def test_questions_harder_than_every_demonstration(tmp_path):
+    def rows(shown, levels, **more):
+        return [
+            {"completion": "x" if level in shown else None, "answer": "y", "difficulty": level} | more
+            for level in levels
+        ]
+
+    easy = rows([1, 2], [1, 2, 3, 4.5, "5"])
+    assert harder_than_shown(easy, []) == [3, 4.5, 5]
+    assert harder_than_shown(rows([3], [1, 2, 3]), []) == [] == harder_than_shown(rows([], [1, 2]), [])
+    assert harder_than_shown(easy, rows([2], [2])) == [3, 4.5, 5] and harder_than_shown(easy, rows([9], [9])) == []
+    assert harder_than_shown([*easy, *rows([], [1], difficulty=None)], []) == [], "nothing is known then"
+    assert harder_than_shown(rows([1], [1, 2], answer=None), []) == [], "GRPO asks none of them"
+    (note,) = difficulty_notes(easy, [], toy.settings(tmp_path))
+    assert note.startswith("note: the questions of difficulty 3, 4.5, 5 are harder than every demonstration")
+    (note,) = difficulty_notes(rows([1], range(1, 7)), [], toy.settings(tmp_path))
+    assert "difficulty 2, 3, 4, ... are" in note
+    for settings in ({"curriculum": "adaptive"}, {"schedule": "grpo", "sft_warmup_steps": 0}):
+        assert difficulty_notes(easy, [], toy.settings(tmp_path, **settings)) == []
 
 
 def test_exams_on_validation_rows_at_chosen_moments(tmp_path):

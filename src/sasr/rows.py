@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .config import SASRConfig
 from .counting import counted
+from .curriculum import level_of
 from .demonstrations import tokenize_prompts
 from .errors import InputError
 from .held_out import kept_from_sft
@@ -114,6 +115,30 @@ def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SA
         raise InputError(
             f"task {task.name} has no answers to verify, but there are GRPO steps: add answers, or use sft"
         )
+
+
+def difficulty_notes(rows: list[Row], demonstrations: list[Row], args: SASRConfig) -> list[str]:
+    """A note if there is to be SFT and GRPO, and GRPO asks what is harder than all that SFT shows."""
+    harder = harder_than_shown(rows, demonstrations)
+    if not harder or args.curriculum != "none" or not all(args.kinds_of_steps(args.build_schedule())):
+        return []
+    levels = ", ".join(f"{level:g}" for level in harder[:3]) + (", ..." if len(harder) > 3 else "")
+    return [
+        f"note: the questions of difficulty {levels} are harder than every demonstration, and SFT may teach to answer "
+        "them as if they were easy: --curriculum adaptive has helped there"
+    ]
+
+
+def harder_than_shown(rows: Sequence[Row], demonstrations: Sequence[Row]) -> list[float]:
+    """The difficulties of verifiable questions that are above those of all demonstrations, in ascending order; none if
+    a row has no difficulty."""
+    shown = [row for row in demonstrations or rows if row.get("completion")]
+    asked = [row for row in rows if row.get("answer") is not None]
+    try:
+        known, levels = ({level_of(row.get("difficulty"), "") for row in part} for part in (shown, asked))
+    except InputError:
+        return []
+    return sorted(level for level in levels if known and level > max(known))
 
 
 def held_out_rows(reader: RowReader, config: TaskConfig, seed: int) -> list[Row]:

@@ -26,7 +26,7 @@ from .parsing import Settings
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
-from .rows import RowReader, check_lengths, collect_rows, seen_in
+from .rows import RowReader, check_lengths, collect_rows, difficulty_notes, seen_in
 from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, failures_told, how_to_go_on
 from .tasks import get_task
 from .tasks.base import Row, Task
@@ -90,7 +90,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
-    for note in reader.notes():
+    for note in [*reader.notes(), *difficulty_notes(train_rows, demonstration_rows, args)]:
         say(note)
     if seen:
         say(

@@ -10,7 +10,7 @@ from sasr.check import facts
 from sasr.demonstrations import end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 from sasr.errors import InputError
 from sasr.parsing import Settings
-from sasr.rows import RowReader, check_needs
+from sasr.rows import RowReader, check_needs, difficulty_notes
 from sasr.tasks.base import Row, Task
 from sasr.tasks.judging import to_judge
 from sasr.tasks.loading import for_model
@@ -46,7 +46,9 @@ class Report:
 
     def measure(self, progress: Callable[[int], None]) -> None:
         """Fill in the figures and what is wrong. `progress` is told how many demonstrations are judged."""
-        self.notes += [note.removeprefix("note: ") for note in self.reader.notes()]
+        train, demonstrations = self.splits["train"], self.splits.get("demonstrations", [])
+        notes = [*self.reader.notes(), *difficulty_notes(train, demonstrations, self.settings.training)]
+        self.notes += [note.removeprefix("note: ") for note in notes]
         if self.tokenizer is not None:
             self._measure_lengths()
         done = 0
