@@ -32,6 +32,8 @@ METHODS = {
     "sasr": "**`sasr`, its default**",
 }
 LEFT = "sasr-left"  # rules.py: SasrLeft; for docs/rule-controls.md
+# With `curriculum: adaptive`, for the same page; its comparisons are in adaptive-TASK*.json.
+ADAPTIVE = {"sasr": "sasr-adaptive", "static-60": "static-60-adaptive", "static-100": "static-100-adaptive"}
 
 
 def options(family: str, task: str) -> list[str]:
@@ -72,7 +74,7 @@ def merged(names: Sequence[str]) -> Values:
     values: Values = {}
     for name in names:
         for method, runs in read(HERE / "again" / f"{name}.json").items():
-            if method in METHODS or method == LEFT:
+            if method in METHODS or method == LEFT or method in ADAPTIVE.values():
                 values[method] = runs | values.get(method, {})
     return values
 
@@ -174,6 +176,58 @@ def signal(values: dict[str, Values]) -> list[str]:
     return lines
 
 
+def others(start: str) -> dict[str, list[str]]:
+    """Names in again/ of further results of each task, which the main table leaves out."""
+    return {
+        f"{family}: `{task}`": [path.stem for path in sorted((HERE / "again").glob(f"{start}-{prefix}{task}*.json"))]
+        for family, (prefix, *_) in FAMILIES.items()
+        for task in TASKS
+    }
+
+
+def adaptive() -> list[str]:
+    """What questions by difficulty are worth to each method, and SASR with them against static without and with."""
+    known = names()
+    values = {task: merged([*known[task], *more]) for task, more in others("adaptive").items()}
+    lines = [
+        "| 140 steps | "
+        + " | ".join(f"`{m}`: adaptive - none (runs)" for m in ADAPTIVE)
+        + " | `sasr`, adaptive - `static-60`, none | - `static-100`, none |",
+        "|---" * (len(ADAPTIVE) + 3) + "|",
+    ]
+    groups = {task: [task] for task in values}
+    groups["**all but the digits' `harder`**"] = [task for task in values if task != "digits: `harder`"]
+    groups["**all eight**"] = list(values)
+    for name, members in groups.items():
+        pairs = [(with_it, without) for without, with_it in ADAPTIVE.items()]
+        cells = []
+        for one, other in (*pairs, (ADAPTIVE["sasr"], "static-60"), (ADAPTIVE["sasr"], "static-100")):
+            found = gains({task: values[task] for task in members if one in values[task]}, one, other)
+            cells.append(f"{shown(mean(found), interval(found), '+')} ({len(found)})" if found else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def seconds() -> list[str]:
+    """At equal seconds inside steps: pass@1 of each method, the steps it got, and SASR's differences."""
+    methods = ("static-60", "static-100", "sasr")
+    found = others("seconds")
+    values = {task: with_swept(merged(own)) for task, own in found.items()}
+    lines = [
+        "| equal seconds | " + " | ".join(f"`{m}` (steps)" for m in methods) + " | `sasr` - `static-60` "
+        "| - `static-100` | - static, swept |",
+        "|---" * (len(methods) + 4) + "|",
+    ]
+    for name, members in ({task: [task] for task in values} | {"**all eight**": list(values)}).items():
+        own = {task: values[task] for task in members}
+        taken = spent("steps", *(f"again/{part}" for task in members for part in found[task]))
+        means = {m: mean([runs for v in own.values() for runs in v[m].values()]) for m in methods}
+        cells = [f"{means[m]:.3f} ({taken[m]:.0f})" for m in methods]
+        cells += [ahead(own, "sasr", other) for other in ("static-60", "static-100", "static")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def dropped(values: dict[str, Values]) -> list[str]:
     """The stories' `poor` with the wrong demonstrations left out, beside the same seeds with all of them studied."""
     studied, without = values["stories: `poor`"], merged(["dropped-told-poor"])
@@ -212,7 +266,9 @@ def main() -> None:
     insert(HERE.parents[1] / "rule-study.md", "again", table(values))
     insert(HERE.parents[1] / "rule-study.md", "first-base", table(first_base()))
     insert(HERE.parents[1] / "rule-study.md", "signal", signal(values))
+    insert(HERE.parents[1] / "rule-study.md", "seconds", seconds())
     insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
+    insert(HERE.parents[1] / "rule-controls.md", "adaptive", adaptive())
     insert(HERE.parents[1] / "rule-controls.md", "left", left(values))
 
 
