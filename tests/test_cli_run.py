@@ -166,7 +166,9 @@ def test_hard_kill_costs_nothing(whole, tmp_path, moment):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number):
     run, status = tmp_path / "run", 128 + number
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
     process = start(command(run))
+    signal.signal(signal.SIGHUP, before)
     wait_until(process, lambda: lines_written(run) >= 7)
     for _ in range(2 if number == signal.SIGHUP else 1):  # a shell and the kernel both tell of a closed terminal
         os.kill(process.pid, number)

@@ -245,6 +245,7 @@ def _become(told: dict[str, Any], files: list[int]) -> _Command:
     if told["session"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
     highest = max(files + told["files"]) + 1
     held = [fcntl.fcntl(file, fcntl.F_DUPFD, highest) for file in files]
     for file in files:
