@@ -163,9 +163,9 @@ def test_hard_kill_costs_nothing(whole, tmp_path, moment):
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number):
-    run, status = tmp_path / "run", 128 + number
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_stop_signals_save_and_say_how_to_go_on(whole, tmp_path, number, status):
+    run = tmp_path / "run"
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
     process = start(command(run))
     signal.signal(signal.SIGHUP, before)

@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from page import HERE, TASKS, Values, best_static, insert, paired, read, shown, spent
@@ -79,9 +79,21 @@ def merged(names: Sequence[str]) -> Values:
     return values
 
 
+def by_task(found: Callable[[str, str], list[str]]) -> dict[str, list[str]]:
+    """What there is of each task, by the name that the tables give it."""
+    return {f"{family}: `{task}`": found(prefix, task) for family, (prefix, *_) in FAMILIES.items() for task in TASKS}
+
+
 def names() -> dict[str, list[str]]:
     """Those of each task."""
-    return {f"{family}: `{t}`": parts(prefix, t) for family, (prefix, *_) in FAMILIES.items() for t in TASKS}
+    return by_task(parts)
+
+
+def further(start: str) -> dict[str, list[str]]:
+    """Those of each task that the main table leaves out."""
+    return by_task(
+        lambda prefix, task: [p.stem for p in sorted((HERE / "again").glob(f"{start}-{prefix}{task}*.json"))]
+    )
 
 
 def tasks() -> dict[str, Values]:
@@ -115,10 +127,14 @@ def gains(values: dict[str, Values], one: str, other: str) -> list:
     return [gain for v in values.values() for gain in paired(v[one], v[other])]
 
 
-def ahead(values: dict[str, Values], one: str, other: str) -> str:
-    """What one method is above the other over all runs, with its interval."""
-    found = gains(values, one, other)
+def difference(found: list) -> str:
+    """The mean of differences by run, with its interval."""
     return shown(mean(found), interval(found), "+")
+
+
+def ahead(values: dict[str, Values], one: str, other: str) -> str:
+    """What one method is above the other over all runs."""
+    return difference(gains(values, one, other))
 
 
 def chance(values: dict[str, Values], one: str, other: str) -> str:
@@ -136,13 +152,13 @@ def summary(values: dict[str, Values]) -> list[str]:
     better = {task: best_static(v) for task, v in values.items()}
     for method, name in METHODS.items():
         own = [runs for v in values.values() for runs in v[method].values()]
-        difference, p = "", ""
+        gain, p = "", ""
         if method != "sasr":
-            difference = ahead(values, "sasr", method)
+            gain = ahead(values, "sasr", method)
             p = chance(values, "sasr", method)
         worst = min(mean(gains({task: v}, method, better[task])) for task, v in values.items())
         rollouts = f"{tokens[method] / 1000:.0f}k" if method in tokens else ""
-        lines.append(f"| {name} | {mean(own):.3f} | {difference} | {p} | {worst:+.3f} | {rollouts} |")
+        lines.append(f"| {name} | {mean(own):.3f} | {gain} | {p} | {worst:+.3f} | {rollouts} |")
     return lines
 
 
@@ -171,24 +187,15 @@ def signal(values: dict[str, Values]) -> list[str]:
     for name, members in groups.items():
         own, taken = {task: values[task] for task in members}, cost("sft_steps", members)
         runs, steps = len(gains(own, "sasr", "cosine")), f"{taken['sasr']:.1f}, {taken['cosine']:.1f}"
-        difference, p = ahead(own, "sasr", "cosine"), chance(own, "sasr", "cosine")
-        lines.append(f"| {name} | {runs} | {steps} | {difference} | {p} |")
+        gain, p = ahead(own, "sasr", "cosine"), chance(own, "sasr", "cosine")
+        lines.append(f"| {name} | {runs} | {steps} | {gain} | {p} |")
     return lines
-
-
-def others(start: str) -> dict[str, list[str]]:
-    """Names in again/ of further results of each task, which the main table leaves out."""
-    return {
-        f"{family}: `{task}`": [path.stem for path in sorted((HERE / "again").glob(f"{start}-{prefix}{task}*.json"))]
-        for family, (prefix, *_) in FAMILIES.items()
-        for task in TASKS
-    }
 
 
 def adaptive() -> list[str]:
     """What questions by difficulty are worth to each method, and SASR with them against static without and with."""
     known = names()
-    values = {task: merged([*known[task], *more]) for task, more in others("adaptive").items()}
+    values = {task: merged([*known[task], *more]) for task, more in further("adaptive").items()}
     lines = [
         "| 140 steps | "
         + " | ".join(f"`{m}`: adaptive - none (runs)" for m in ADAPTIVE)
@@ -203,7 +210,7 @@ def adaptive() -> list[str]:
         cells = []
         for one, other in (*pairs, (ADAPTIVE["sasr"], "static-60"), (ADAPTIVE["sasr"], "static-100")):
             found = gains({task: values[task] for task in members if one in values[task]}, one, other)
-            cells.append(f"{shown(mean(found), interval(found), '+')} ({len(found)})" if found else "")
+            cells.append(f"{difference(found)} ({len(found)})" if found else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -211,7 +218,7 @@ def adaptive() -> list[str]:
 def seconds() -> list[str]:
     """At equal seconds inside steps: pass@1 of each method, the steps it got, and SASR's differences."""
     methods = ("static-60", "static-100", "sasr")
-    found = others("seconds")
+    found = further("seconds")
     values = {task: with_swept(merged(own)) for task, own in found.items()}
     lines = [
         "| equal seconds | " + " | ".join(f"`{m}` (steps)" for m in methods) + " | `sasr` - `static-60` "
@@ -234,9 +241,8 @@ def dropped(values: dict[str, Values]) -> list[str]:
     lines = ["| stories: `poor` (seeds) | all studied | wrong ones left out | difference |", "|---" * 4 + "|"]
     for method, runs in without.items():
         same = [studied[method][seed] for seed in runs]
-        found = paired(runs, studied[method])
-        difference = shown(mean(found), interval(found), "+")
-        lines.append(f"| `{method}` ({len(runs)}) | {mean(same):.3f} | {mean([*runs.values()]):.3f} | {difference} |")
+        gain = difference(paired(runs, studied[method]))
+        lines.append(f"| `{method}` ({len(runs)}) | {mean(same):.3f} | {mean([*runs.values()]):.3f} | {gain} |")
     return lines
 
 
