@@ -125,6 +125,7 @@ def test_flat_groups_and_curriculum_keep_the_ranks_together(tmp_path):
         tmp_path,
         """
 import recorded_steps
+from sasr import step_state
 data = recorded_steps.levels(24).remove_columns("difficulty").rename_column("level", "difficulty")
 found = {}
 for choice in ("keep", "skip", "resample"):
@@ -132,7 +133,7 @@ for choice in ("keep", "skip", "resample"):
         out / choice, schedule="grpo", data=data,
         rewards=lambda completions, difficulty, **_: recorded_steps.by_level(completions, difficulty),
         curriculum="adaptive", flat_groups=choice, max_steps=4, per_device_train_batch_size=16, sft_warmup_steps=0)
-    found[choice] = [[s.gradient.tolist(), s.asked] for s in steps], trained.counts, trained.rows_state(), [
+    found[choice] = [[s.gradient.tolist(), s.asked] for s in steps], trained.counts, step_state.rows(trained), [
         sorted(recorded_steps.Rollout(**vars(r)).row for r in s.rollouts) for s in steps]
 (out / f"{rank}.json").write_text(json.dumps(found))
 """,

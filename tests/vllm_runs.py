@@ -101,7 +101,7 @@ def free_port() -> int:
 @contextmanager
 def server(place: Path, model: Path) -> Iterator[tuple[str, Path]]:
     """The address and the log of a `vllm serve` that takes weights over `store_transport`. It and its children are gone
-    at the end.
+    at the end; `server.pid` in `place` names their process group.
 
     Args:
         place (`Path`): For the log, and for what makes a plugin of `store_transport`: vLLM loads plugins in each of its
@@ -124,6 +124,7 @@ def server(place: Path, model: Path) -> Iterator[tuple[str, Path]]:
         process = subprocess.Popen(
             command, cwd=place, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
+    (place / "server.pid").write_text(str(process.pid))
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, process, log)

@@ -99,6 +99,7 @@ class Exams:
         self.every = config.exam_every
         self.path = directory / "exam.json"
         self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.failure: Exception | None = None  # of an exam after a step
 
     def take(self, moment: str | None, trainer: SASRTrainer) -> None:
         """Run the exam that is due now, if any: that of `moment` if it is wanted, else that of every so many steps. One
@@ -279,6 +280,10 @@ class RunCallback(StepCallback):
                 control.should_save = control.should_save or examined
             except ExamStopped:
                 stopping = True
+            except Exception as error:
+                if args.world_size > 1:
+                    raise
+                self.exams.failure, stopping = error, True  # to be raised when the step is logged and saved
         if stopping:
             control.should_save = control.should_training_stop = True
         if warmup_ends:

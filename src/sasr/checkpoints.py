@@ -29,8 +29,8 @@ MANIFEST = "sasr_files.json"
 STAGING = ".unfinished"
 _UNREADABLE = "{} is damaged, or holds code, which is not run: resume from an earlier checkpoint"
 
-# Settings that may change between a checkpoint and its resumption: they say where to write, what to show and where a
-# vLLM server is. Every other one decides what is computed.
+# Settings that may change between a checkpoint and its resumption: they say where to write, what to show, where a vLLM
+# server is and what is computed twice to save memory. Every other one decides what is computed.
 _FREE = {
     "output_dir", "run_name", "report_to", "project", "disable_tqdm", "resume_from_checkpoint", "overwrite_output_dir",
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
@@ -38,9 +38,16 @@ _FREE = {
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
     "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
     "reward_failures", "reward_timeout", "ddp_find_unused_parameters", "vllm_group_port",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
+    "activation_checkpointing_kwargs",
 }  # fmt: skip
 _FREE_PREFIXES = (
     "log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug", "vllm_server_",
+)  # fmt: skip
+
+# How the rows of a step are divided into parts that are in memory at a time.
+_DIVISION = (
+    "per_device_train_batch_size", "per_device_sft_batch_size", "gradient_accumulation_steps", "steps_per_generation",
 )  # fmt: skip
 
 # What decides nothing up to the end of the SFT warm-up, nor the state that is saved there: the schedule of the steps
@@ -98,10 +105,12 @@ def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
 def check_same_run(checkpoint: Path, now: Mapping[str, Any]) -> None:
     """Raise `InputError` if the checkpoint was written by a run with another fingerprint. Keys that `now` lacks are
     not compared, so that the settings can be checked before the data and the model are loaded. A run may be made
-    longer, unless it `depends_on_length` ([`budget.depends_on_length`])."""
-    then = read_state(checkpoint)["fingerprint"]
+    longer, unless it `depends_on_length` ([`budget.depends_on_length`]), and the batch of a step divided otherwise."""
+    state = read_state(checkpoint)
     check_whole(checkpoint)
-    shown = _differences(then, {key: now[key] for key in now if not _extends(key, then, now)})
+    then = state["fingerprint"]
+    free = _DIVISION if _same_batch(then, now, state["rollout_step"]) else ()
+    shown = _differences(then, {key: now[key] for key in now if key not in free and not _extends(key, then, now)})
     if shown:
         raise InputError(f"{checkpoint} belongs to another run ({shown}): use the settings it was made with")
 
@@ -131,6 +140,27 @@ def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     # With a constant learning rate nothing before the old end depends on where the end is.
     constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
     return key == "max_steps" and constant and now[key] > then[key]
+
+
+def _same_batch(then: Mapping[str, Any], now: Mapping[str, Any], rollout_step: int) -> bool:
+    """Whether each step learns from as many rows as then, however many at a time, and what it learns does not depend on
+    that. Rollouts that are half used cannot be divided anew."""
+    if any(key not in facts for key in _DIVISION for facts in (then, now)):
+        return False
+    rollouts, demonstrations, parts, generated = _DIVISION
+
+    def rows(facts: Mapping[str, Any]) -> list[int | None]:
+        factors = (rollouts, parts), (demonstrations, parts), (rollouts, generated)
+        return [None if facts[rows] is None else facts[rows] * facts[times] for rows, times in factors]
+
+    half_used = rollout_step % (then[generated] * then.get("num_iterations", 1))
+    return rows(then) == rows(now) and not loss_depends_on_division(now) and not half_used
+
+
+def loss_depends_on_division(settings: Mapping[str, Any]) -> bool:
+    """Whether what GRPO learns from the rows of a step depends on how many are in memory at a time: TRL takes a mean
+    over the tokens of each part, or the most uncertain of its tokens."""
+    return settings.get("loss_type") == "bnpo" or settings.get("top_entropy_quantile", 1) != 1
 
 
 def _short(value: Any) -> str:

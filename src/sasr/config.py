@@ -318,7 +318,9 @@ class SASRConfig(GRPOConfig):
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""
         if self.schedule not in SCHEDULES:
-            return plugins.load(self.schedule, "schedule", _is_schedule, "schedule with plan(signals) and uses(...)")
+            return plugins.load(
+                self.schedule, "schedule", _is_schedule, "schedule with plan(signals), uses(...) and needs_warmup"
+            )
         cls, names = SCHEDULES[self.schedule]
         settings = {name: getattr(self, name) for name in names}
         if self.schedule == "static" and settings["switch_step"] is None:

@@ -21,7 +21,15 @@ class RunFailed(RuntimeError):
 
     The message is one line that says what happened, what is safe and how to go on. The command line prints it after
     `sasr: failed:` and exits with status 1.
+
+    Args:
+        message (`str`): The line.
+        flags (`str`): What the command to go on with needs besides, so that it does not fail again.
     """
+
+    def __init__(self, message: str, flags: str = ""):
+        super().__init__(message)
+        self.flags = flags
 
 
 class Diverged(RunFailed):

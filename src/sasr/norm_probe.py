@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer
 from trl import GRPOTrainer
 
-from . import agreement
+from . import agreement, step_state
 from .schedules import SFT_STEP
 from .sft_loss import measured
 
@@ -26,9 +26,9 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     if not args.sft_norm_every or age <= args.sft_norm_every:
         return
     trainer.plan = replace(SFT_STEP, demonstrations=args.sft_questions)
-    state = trainer.rows_state()
+    state = step_state.rows(trainer)
     batches = trainer.draw_batches(count, counted=False)
-    trainer.load_rows_state(state)
+    step_state.load_rows(trainer, state)
     device, model = trainer.accelerator.device, trainer.model_wrapped
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
         for i, batch in enumerate(batches):

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import GRPOTrainer
 
 from . import checkpoints, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
-from .errors import InputError
+from .errors import Diverged, InputError
 
 
 class ResumableGRPOTrainer(GRPOTrainer):
@@ -73,7 +74,17 @@ class ResumableGRPOTrainer(GRPOTrainer):
             shared_warmup.check(Path(resume_from_checkpoint), self)
         if resume_from_checkpoint and self._is_finished(resume_from_checkpoint):
             return TrainOutput(self.state.global_step, 0.0, {})
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        except Diverged:
+            raise
+        except Exception:
+            with suppress(Exception):  # of a disk that is full or a device that is gone; the checkpoint before is safe
+                self.after_failure()
+            raise
+
+    def after_failure(self) -> None:
+        """Called when training ends in an error: the last chance to save something. Nothing here."""
 
     def _is_finished(self, checkpoint: str) -> bool:
         """Take over the checkpoint of a run's last step, which transformers would train for one step more."""
@@ -159,7 +170,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
         tensors = checkpoints.load_tensors(file)
         if self._shares_warmup:
             shared_warmup.as_new_run(self, state, tensors)
-        self._step = state["rollout_step"]
+        # Of micro-batches, which may be smaller and more now than when this was written.
+        parts_then = state["fingerprint"]["steps_per_generation"]
+        self._step = state["rollout_step"] * self.args.steps_per_generation // parts_then
         self._buffered_inputs = self._prepare_input(tensors["rollouts"])
         self._resumed = None if finished else {**state, "tr_loss": tensors["tr_loss"]}
         self.load_run_state(directory, state, tensors)

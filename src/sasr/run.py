@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from . import checkpoints, locks, quantised, shared_warmup
+from . import checkpoints, locks, out_of_memory, quantised, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
 from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
@@ -139,7 +139,12 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
             trackers = Trackers(trainer, config_values(settings))
             exams = Exams(task, exam_rows, settings.task, directory, view, stop, trackers)
             trackers.follow(RunCallback(trainer, exams, stop, directory, view))
-            finished = _train_to_the_end(trainer, exams, trackers, checkpoint, view, say)
+            try:
+                finished = _train_to_the_end(trainer, exams, trackers, checkpoint, view, say)
+            except Exception as error:
+                if not out_of_memory.is_out_of_memory(error):
+                    raise
+                raise out_of_memory.told(error, trainer, "steps_per_generation" in settings.given) from error
             tell("finished" if finished else "stopped")
     finally:
         # also of a run that failed, which it may explain
@@ -163,6 +168,8 @@ def _train_to_the_end(trainer, exams: Exams, trackers: Trackers, checkpoint: Pat
     try:
         exams.take("initial", trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if exams.failure is not None:
+            raise exams.failure
         finished = is_finished(trainer)
         if trainer.budget_spent:
             say(trainer.budget.reason())

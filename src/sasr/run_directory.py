@@ -84,21 +84,35 @@ def failures_told(directory: Path) -> Iterator[None]:
     with disk_failures_told(lambda: _what_is_safe(directory)):
         try:
             yield
-        except Diverged:
+        except (Diverged, InputError):
             raise
         except RunFailed as error:
-            raise RunFailed(f"{error}; {_what_is_safe(directory)}") from error
+            raise RunFailed(f"{error}; {_what_is_safe(directory, error.flags)}") from error
         except Exception as error:
-            # TRL's words, in a bare Exception, for what a server refuses
-            if not str(error).startswith("Request failed: "):
-                raise
-            raise RunFailed(f"the vLLM server refuses. {error}; {_what_is_safe(directory)}") from error
+            told = _by_server(error)
+            if told is not None:
+                raise RunFailed(f"{told}; {_what_is_safe(directory)}") from error
+            if hasattr(error, "add_note"):  # not in Python 3.10; it ends the traceback
+                error.add_note(f"sasr: {_what_is_safe(directory)}")
+            raise
 
 
-def _what_is_safe(directory: Path) -> str:
-    checkpoint, again = checkpoints.last_checkpoint(directory), resume_command("train", directory)
+def _by_server(error: Exception) -> str | None:
+    """What a server that a run needs has done, in words."""
+    # TRL's words, in a bare Exception, for what a server refuses
+    if str(error).startswith("Request failed: "):
+        return f"the vLLM server refuses. {error}"
+    if not type(error).__module__.startswith("requests."):
+        return None
+    url = getattr(getattr(error, "request", None), "url", None) or "a server"
+    return f"{url} does not answer ({type(error).__name__})"
+
+
+def _what_is_safe(directory: Path, flags: str = "") -> str:
+    checkpoint, again = checkpoints.last_checkpoint(directory), f"{resume_command('train', directory)} {flags}".rstrip()
+    when = "" if flags else "when this is mended, "
     if checkpoint is None and not (directory / CONFIG_FILE).is_file():
         return "nothing has been done yet: start it again when this is mended"
     if checkpoint is None:
-        return f"there is no checkpoint yet; when this is mended, begin again with: {again}"
-    return f"{checkpoint.name} is safe; when this is mended, go on with: {again}"
+        return f"there is no checkpoint yet; {when}begin again with: {again}"
+    return f"{checkpoint.name} is safe; {when}go on with: {again}"

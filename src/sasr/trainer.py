@@ -34,6 +34,7 @@ from . import (
     reference,
     safeguards,
     spread,
+    step_state,
     training_rows,
 )
 from .ahead import RolloutsAhead
@@ -115,6 +116,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         self._fingerprint: dict[str, Any] | None = None
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
         self.budget = Budget(self)
+        self.before_step = step_state.BeforeStep(self)
         self.ahead = RolloutsAhead(self)
         engine_checks.check(self)
         recording.show_in_notebook(self)
@@ -158,6 +160,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         for _ in range(num_batches):
             next(epoch_iterator, None)
         self.restore_running_loss()
+        self.before_step.begin()
         safeguards.before_step(self)
         self.reference.before_step(self.state.global_step)
         self.held_out.before_step(self.state.global_step)
@@ -346,55 +349,25 @@ class SASRTrainer(ObservedGRPOTrainer):
             self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), **facts)
         return self._fingerprint
 
+    def after_failure(self) -> None:
+        self.before_step.save()
+
     def run_state(self, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.optimizer_states is not None and self.args.should_save:
             self.optimizer_states.save(directory)
         state = {
-            **self.rows_state(),
-            "warmup": self.warmup.state_dict(),
-            "signals": self.tracker.state_dict(),
-            "asked": self.selection.asked,
-            "outcomes": self.selection.outcomes,
-            "counts": self.counts,
-            "watch": self.watch.state_dict(),
+            **step_state.collect(self),
             "ahead": self.ahead.save(directory),
-            "budget": self.budget.state_dict(),
-            "work": self.work.state_dict(),
             "active_moments": self.optimizer_states.active if self.optimizer_states else None,
         }
         return state, {"probe": self.reference.probe}
-
-    def rows_state(self) -> dict[str, Any]:
-        """Which rows come next. JSON-safe."""
-        return {
-            "sft_position": self.sft_stream.position,
-            "rl_position": self.rl_stream.position,
-            **self.selection.state_dict(),
-            "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
-        }
-
-    def load_rows_state(self, state: dict[str, Any]) -> None:
-        """Take over what `rows_state` gave."""
-        self.sft_stream.position, self.rl_stream.position = state["sft_position"], state["rl_position"]
-        self.selection.load_state_dict(state)
-        # Checkpoints of earlier versions, and those at the end of a warm-up without a curriculum, lack it.
-        if self.curriculum is not None and state.get("curriculum") is not None:
-            self.curriculum.load_state_dict(state["curriculum"])
 
     def is_over(self, state: dict[str, Any]) -> bool:
         return self.budget.is_spent(state)
 
     def load_run_state(self, directory: Path, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-        self.load_rows_state(state)
-        # Checkpoints of earlier versions lack what has a default here.
-        self.warmup.load_state_dict(state.get("warmup", {}))
-        self.watch.load_state_dict(state.get("watch", {}))
-        self.tracker.load_state_dict(state["signals"])
-        self.selection.asked, self.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
-        self.counts.update({"demonstrations": state["sft_position"]} | state["counts"])
-        self.budget.load(state)
+        step_state.load(self, state)
         self.ahead.load(directory, state.get("ahead"))
-        self.work.load_state_dict(state.get("work", {}))
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
         self.reference.resume(self.state.global_step, tensors["probe"])

@@ -135,9 +135,8 @@ def _run(request: Request, directory: Path, again: str) -> None:
 
 
 def _examine(request: Request, task: Any, rows: list, others: list, store: Any, view: Any) -> dict[str, Any]:
-    import torch
-
     from sasr.exam.examiner import Examiner
+    from sasr.out_of_memory import is_out_of_memory
 
     started = time.monotonic()
     examiner = Examiner(request, task)
@@ -154,7 +153,9 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
 
         try:
             block = examiner.examine(rows[first : first + size], first // size, progress)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise InputError(
                 f"not enough memory for {request.batch_size} completions at a time: lower batch_size, with another "
                 "output_dir, since other batches draw other samples"
