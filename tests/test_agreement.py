@@ -101,15 +101,16 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
     lm = toy.model(directory=tmp_path / "lm")
     settings = {
         **SETTINGS, "sft_warmup_steps": 30, "warmup_until": "agreement", "max_steps": 44, "sft_learning_rate": 2e-2,
-        "save_strategy": "steps", "save_steps": 1,
+        "save_strategy": "steps",
     }  # fmt: skip
-    toy.trainer(tmp_path / "whole", lm=lm, **settings).train()
+    toy.trainer(tmp_path / "whole", lm=lm, save_steps=4, **settings).train()
     expected = outcome(tmp_path / "whole", 44)
     for step in (12, 36):
         part = tmp_path / f"part-{step}"
         (part).mkdir()
         (tmp_path / "whole" / f"checkpoint-{step}").rename(part / f"checkpoint-{step}")
-        toy.trainer(part, lm=toy.model(directory=tmp_path / "lm"), **settings).train(resume_from_checkpoint=True)
+        again = toy.trainer(part, lm=toy.model(directory=tmp_path / "lm"), save_steps=44, **settings)
+        again.train(resume_from_checkpoint=True)
         assert_same(outcome(part, 44), expected, f"resumed at {step}")
 
 

@@ -28,16 +28,16 @@ def told(error: Exception, trainer: SASRTrainer, given_generation: bool) -> RunF
         given_generation (`bool`): The run's settings name `steps_per_generation`, which else follows the division.
     """
     args, frames = trainer.args, {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    step, short = trainer.state.global_step, f"not enough memory on {trainer.accelerator.device} for"
-    where = f"step {step + 1}: {short}"
+    step, device = trainer.state.global_step, trainer.accelerator.device
     if "examine_rows" in frames:
         size = args.per_device_eval_batch_size
-        smaller = f"--per_device_eval_batch_size {size // 2}" if size > 1 else ""
-        return RunFailed(f"exam at step {step}: {short} {size} completions at a time", smaller)
+        flag = f"--per_device_eval_batch_size {size // 2}" if size > 1 else ""
+        return RunFailed(f"exam at step {step}: not enough memory on {device} for {size} completions at a time", flag)
     if "_generate_single_turn" in frames:
         # All rollouts of a generation are made at once, however the step is divided.
+        size = args.generation_batch_size // args.world_size
         return RunFailed(
-            f"{where} {args.generation_batch_size // args.world_size} rollouts of up to {args.max_completion_length} "
+            f"step {step + 1}: not enough memory on {device} for {size} rollouts of up to {args.max_completion_length} "
             "tokens at a time: fewer are another run, which can take over this one's warm-up (--warmup_from)"
         )
     rollouts, demonstrations = args.per_device_train_batch_size, args.per_device_sft_batch_size
@@ -50,5 +50,5 @@ def told(error: Exception, trainer: SASRTrainer, given_generation: bool) -> RunF
         if given_generation:
             flags.append(f"--steps_per_generation {2 * args.steps_per_generation}")
     parts = {"sft": f"{demonstrations} demonstrations", "grpo": f"{rollouts} rollouts"}
-    plan = trainer.plan.kind
-    return RunFailed(f"{where} {parts.get(plan, ' and '.join(parts.values()))} at a time", " ".join(flags))
+    rows = parts.get(trainer.plan.kind, " and ".join(parts.values()))
+    return RunFailed(f"step {step + 1}: not enough memory on {device} for {rows} at a time", " ".join(flags))
