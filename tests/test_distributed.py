@@ -251,13 +251,19 @@ def test_command_line_under_torchrun(tmp_path):
     flags = {
         "output_dir": "run", "train_rows": 100, "exam_rows": 5, "exam_samples": 2, "max_steps": 8,
         "sft_warmup_steps": 3, "per_device_train_batch_size": 8, "num_generations": 4, "per_device_sft_batch_size": 4,
-        "max_completion_length": 16, "save_steps": 4, "exam_every": 4, "use_cpu": "true",
+        "max_completion_length": 16, "save_steps": 4, "exam_every": 4, "use_cpu": "true", "task": "jsonl",
+        "data": "rows.jsonl", "model_name_or_path": "lm", "wrong_demonstrations": "drop",
     }  # fmt: skip
+    rows = [{**row, "completion": row["completion"] if i % 5 else "no"} for i, row in enumerate(toy.rows(60))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    toy.model(directory=tmp_path / "lm")
     argv = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     done = torchrun(["-m", "sasr", "train", *argv], tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert done.stdout.count("done: ") == 1, "only one process talks"
+    wrong = json.loads((tmp_path / "run" / "wrong_demonstrations.json").read_text())["wrong"]
+    assert 5 < len(wrong) <= 12, "one process judges for both"
     exams = json.loads((tmp_path / "run" / "exam.json").read_text())
     assert {label: exam["rows"] for label, exam in exams.items()} == dict.fromkeys(
         ("initial", "warmup", "step-4", "final"), 5

@@ -129,6 +129,32 @@ def test_wrong_demonstrations_are_left_to_grpo(tmp_path):
     assert note.startswith("note: 2 demonstrations are wrong by the task's own verifier") and "rows.jsonl:2" in note
 
 
+def test_verdicts_of_a_run_that_goes_on_count_again(tmp_path):
+    """... for the same demonstrations; a verifier may be in another mood now."""
+    data = with_wrong(tmp_path / "rows.jsonl", 1, 3)
+    config = TaskConfig(data=data, exam_rows=0, wrong_demonstrations="drop")
+
+    class Strict(JsonlTask):
+        def check(self, completion, row):
+            raise AssertionError("asked again")
+
+    def left(task, *earlier):
+        reader = RowReader(task, "error", *earlier)
+        rows = collect_rows(task, config, toy.settings(tmp_path), reader)[0]
+        return [row["completion"] for row in rows], reader
+
+    expected, reader = left(Moody())
+    (tmp_path / "run").mkdir()
+    reader.keep_verdicts(tmp_path / "run")
+    again, known = left(Strict(), tmp_path / "run")
+    assert again == expected and again.count(None) == 2 and known.wrong == reader.wrong
+    with_wrong(tmp_path / "rows.jsonl", 2)
+    assert left(Moody(), tmp_path / "run")[0].index(None) == 2, "other rows are judged"
+    with_wrong(tmp_path / "rows.jsonl", 1, 3)
+    (tmp_path / "run" / "wrong_demonstrations.json").write_text("{")
+    assert left(Moody(), tmp_path / "run")[0] == expected, "a damaged file is none"
+
+
 def test_wrong_demonstrations_of_a_file_of_their_own(tmp_path):
     """... are those that count: SFT does not study the rows' own then."""
     data, apart = with_wrong(tmp_path / "rows.jsonl", *range(7)), with_wrong(tmp_path / "apart.jsonl", 2)

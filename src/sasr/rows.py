@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from .checkpoints import digest_rows, write_atomically
 from .config import SASRConfig
 from .counting import counted
 from .curriculum import level_of
@@ -16,6 +22,8 @@ from .tasks.base import Row, Task, hold_out, text_of
 from .tasks.judging import judged_demonstrations, to_judge
 from .tasks.loading import generated_rows, located_rows
 
+WRONG_FILE = "wrong_demonstrations.json"
+
 
 class RowReader:
     """Reads the rows of a task, and remembers where each comes from and what was left out.
@@ -23,17 +31,20 @@ class RowReader:
     Args:
         task ([`Task`]): Whose rows.
         bad_rows (`str`): As in [`TaskConfig`].
+        earlier (`Path`, *optional*): Directory of a run whose verdicts on the same demonstrations count again: a
+            verifier that fails now and then would find others wrong.
 
     Attributes:
         skipped (`list[str]`): What is wrong with each record that was left out.
         wrong (`list[str]`): Where the demonstrations are that were left out.
     """
 
-    def __init__(self, task: Task, bad_rows: str = "error"):
-        self.task, self.bad_rows = task, bad_rows
+    def __init__(self, task: Task, bad_rows: str = "error", earlier: Path | None = None):
+        self.task, self.bad_rows, self.earlier = task, bad_rows, earlier
         self.skipped: list[str] = []
         self.wrong: list[str] = []
         self._places: dict[int, tuple[str, Row]] = {}
+        self._verdicts: dict[str, Any] | None = None
 
     def load(self, data: str | None, split: Literal["train", "test"]) -> list[Row]:
         """As [`sasr.tasks.load_rows`]."""
@@ -48,11 +59,26 @@ class RowReader:
         return self._places[id(row)][0]
 
     def without_wrong(self, rows: list[Row]) -> list[Row]:
-        """The rows, without the demonstrations that the task's own verifier rejects."""
-        verdicts = counted(judged_demonstrations(self.task, rows), len(to_judge(rows)), "demonstrations judged")
-        wrong = {i for i, verdict in verdicts if verdict.failure is None and not verdict.correct}
-        self.wrong += [self.place(rows[i]) for i in sorted(wrong)]
+        """The rows, without the demonstrations that the task's own verifier rejects. All processes leave out alike."""
+        digest = digest_rows(rows)
+        known = None if self.earlier is None else _verdicts(self.earlier / WRONG_FILE)
+        if known is None or known["rows"] != digest:
+            known = {"rows": digest, "wrong": self._judged(rows) if PartialState().is_main_process else []}
+            if PartialState().num_processes > 1:
+                known = broadcast_object_list([known])[0]
+        self._verdicts = known
+        self.wrong += [self.place(rows[i]) for i in known["wrong"]]
+        wrong = set(known["wrong"])
         return [self.changed(row, completion=None) if i in wrong else row for i, row in enumerate(rows)]
+
+    def _judged(self, rows: list[Row]) -> list[int]:
+        verdicts = counted(judged_demonstrations(self.task, rows), len(to_judge(rows)), "demonstrations judged")
+        return sorted(i for i, verdict in verdicts if verdict.failure is None and not verdict.correct)
+
+    def keep_verdicts(self, directory: Path) -> None:
+        """Write which demonstrations were left out into the directory of the run, for when it goes on."""
+        if self._verdicts is not None:
+            write_atomically(directory / WRONG_FILE, json.dumps(self._verdicts) + "\n")
 
     def notes(self) -> list[str]:
         """What was left out, a line each."""
@@ -76,6 +102,15 @@ class RowReader:
         # By identity, with the row beside it: as long as it is kept, no other object has its id.
         self._places.update((id(row), (where, row)) for where, row in located)
         return [row for _, row in located]
+
+
+def _verdicts(file: Path) -> dict[str, Any] | None:
+    """What [`RowReader.keep_verdicts`] wrote; `None` if it is not there, or not as it was written."""
+    try:
+        found = json.loads(file.read_text())
+        return {"rows": str(found["rows"]), "wrong": [int(i) for i in found["wrong"]]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def collect_rows(

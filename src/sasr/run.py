@@ -74,7 +74,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if is_adapter(Path(name).expanduser()):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args, say, is_main())
-    reader = RowReader(task, settings.task.bad_rows)
+    earlier = donor.parent if donor is not None else directory if checkpoint is not None or again else None
+    reader = RowReader(task, settings.task.bad_rows, earlier)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
     seen = len(seen_in(exam_rows, train_rows))
     options = tokenizer_options(name, task, settings)
@@ -133,6 +134,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         with at_work as tell, StopRequest(say) as stop, failures_told(directory):
             if is_main():
                 checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+                reader.keep_verdicts(directory)
             if donor is not None and is_main():
                 shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
                 say(f"the warm-up is that of {donor}")

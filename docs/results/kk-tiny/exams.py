@@ -36,12 +36,18 @@ def examine(comparison: Path, data: Path) -> None:
                 target = comparison / "exams" / f"{method}-{run.name}-{people}"
                 command = ["exam", "--model", run, "--initial_model", "runs/kk-base", "--task", TASK]
                 command += ["--data", data / f"{people}ppl_test.jsonl", "--max_new_tokens", 72 if people == 3 else 120]
-                if not (target / "exam.json").exists():
+                figures = figures_in(target / "exam.json")
+                if figures is None:
                     command = [sys.executable, "-m", "sasr", *map(str, command), "--output_dir", str(target)]
                     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-                figures = json.loads((target / "exam.json").read_text(encoding="utf-8"))["figures"]
+                    figures = figures_in(target / "exam.json")
                 found.append({"method": method, "seed": run.name, "people": people, "figures": figures})
     (HERE / "exams.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def figures_in(exam: Path) -> dict | None:
+    """Those of an exam that has ended."""
+    return json.loads(exam.read_text(encoding="utf-8"))["figures"] if exam.exists() else None
 
 
 def best_first(path: Path) -> tuple[list[dict], dict]:
