@@ -215,6 +215,35 @@ def adaptive() -> list[str]:
     return lines
 
 
+def alike() -> list[str]:
+    """All three with questions by difficulty, and SASR against static and its sweep, over the seeds that all have."""
+    values = {}
+    for task, more in further("adaptive").items():
+        found = merged(more)
+        own = {method: found.get(with_it, {}) for method, with_it in ADAPTIVE.items()}
+        seeds = set.intersection(*map(set, own.values()))
+        if len(seeds) > 1:
+            values[task] = with_swept({method: {seed: runs[seed] for seed in seeds} for method, runs in own.items()})
+    lines = [
+        "| all with questions by difficulty (seeds) | "
+        + " | ".join(f"`{m}`" for m in ADAPTIVE)
+        + " | `sasr` - `static-60` | - `static-100` | - static, swept | p |",
+        "|---" * (len(ADAPTIVE) + 5) + "|",
+    ]
+    groups = {task: [task] for task in values}
+    groups["**all but the digits' `harder`**"] = [task for task in values if task != "digits: `harder`"]
+    groups["**all eight**"] = list(values)
+    for name, members in groups.items():
+        own = {task: values[task] for task in members}
+        means = [mean([runs for v in own.values() for runs in v[m].values()]) for m in ADAPTIVE]
+        cells = [f"{value:.3f}" for value in means]
+        cells += [ahead(own, "sasr", other) for other in ("static-60", "static-100", "static")]
+        lines.append(
+            f"| {name} ({len(gains(own, 'sasr', 'static'))}) | {' | '.join(cells)} | {chance(own, 'sasr', 'static')} |"
+        )
+    return lines
+
+
 def seconds() -> list[str]:
     """At equal seconds inside steps: pass@1 of each method, the steps it got, and SASR's differences."""
     methods = ("static-60", "static-100", "sasr")
@@ -275,6 +304,7 @@ def main() -> None:
     insert(HERE.parents[1] / "rule-study.md", "seconds", seconds())
     insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
     insert(HERE.parents[1] / "rule-controls.md", "adaptive", adaptive())
+    insert(HERE.parents[1] / "rule-controls.md", "alike", alike())
     insert(HERE.parents[1] / "rule-controls.md", "left", left(values))
 
 
