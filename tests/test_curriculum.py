@@ -178,18 +178,6 @@ def test_easy_to_hard_in_a_run(tmp_path):
     assert logged[0] == (1.0, pytest.approx(1 / (1 + 0.95 + 2)), 0.5), "two questions that nobody solved"
 
 
-def test_adaptive_leaves_the_demonstrations_in_their_order(tmp_path):
-    """None is studied again before all have been."""
-    trained = toy.trainer(tmp_path, schedule="alternate", curriculum="adaptive", max_steps=10, sft_warmup_steps=1)
-    studied, take = [], trained.take_demonstrations
-    trained.take_demonstrations = lambda n: studied.append(take(n)) or studied[-1]
-    trained.train()
-    assert trained.counts["grpo_steps"] > 3
-    plain = toy.trainer(tmp_path)
-    assert studied == [plain.sft_stream.take(8) for _ in studied] and len(studied) > 3
-    assert len({row for rows in studied[:3] for row in rows}) == 24
-
-
 @pytest.mark.parametrize(
     "settings", [{}, {"curriculum": "easy_to_hard"}, {"sft_questions": "failed"}, {"sft_norm_every": 1}]
 )
@@ -253,8 +241,7 @@ def test_rows_without_a_difficulty(tmp_path):
         toy.trainer(tmp_path, curriculum="easy_to_hard", data=alike)
     separate = toy.rows(6).remove_columns("difficulty")
     with pytest.raises(InputError, match="row of the demonstrations 1 has no difficulty"):
-        toy.trainer(tmp_path, curriculum="easy_to_hard", more={"demonstration_dataset": separate})
-    toy.trainer(tmp_path, curriculum="adaptive", more={"demonstration_dataset": separate})  # of questions only
+        toy.trainer(tmp_path, curriculum="adaptive", more={"demonstration_dataset": separate})
 
 
 def test_levels_may_be_written_as_text():

@@ -102,8 +102,8 @@ class SASRConfig(GRPOConfig):
             While SFT steps run, a process of its own generates for the next GRPO step, with weights at most so many
             optimizer steps older than those that are trained (see `sasr.ahead`). 0: each step generates for itself.
         curriculum (`str`, *optional*, defaults to `"none"`):
-            How the rows' `difficulty` orders what comes after the warm-up: not at all; `"easy_to_hard"`, questions and
-            demonstrations; `"adaptive"`, questions, most where half of the rollouts succeed (see `sasr.curriculum`).
+            How the rows' `difficulty` orders questions and demonstrations after the warm-up: not at all,
+            `"easy_to_hard"`, or `"adaptive"`, most where half of the rollouts succeed (see `sasr.curriculum`).
         divergence_every (`int`, *optional*, defaults to `10`):
             With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
             GRPO's own KL term of the last rollouts is d_t, 0 before the first.

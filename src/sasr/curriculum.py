@@ -135,20 +135,19 @@ class LevelStream:
 
 
 class Curriculum:
-    """Draws questions by difficulty, and with `"easy_to_hard"` demonstrations too.
+    """Draws questions and demonstrations by difficulty.
 
     Args:
         mode (`str`): `"easy_to_hard"` or `"adaptive"`.
         levels ([`Levels`]): Of the rows that GRPO may ask.
-        demonstrations (`Mapping[int, float]` or `None`): The indices of the demonstrations, and the level of each, if
-            they are to be drawn.
+        demonstrations (`Mapping[int, float]`): The indices of the demonstrations, and the level of each.
         seed (`int`): Of the run.
 
     Raises:
         [`InputError`]: All rows have the same difficulty.
     """
 
-    def __init__(self, mode: str, levels: Levels, demonstrations: Mapping[int, float] | None, seed: int):
+    def __init__(self, mode: str, levels: Levels, demonstrations: Mapping[int, float], seed: int):
         self.mode, self.levels = mode, levels
         known = list(levels.rates.sums)
         if len(known) < 2:
@@ -156,7 +155,7 @@ class Curriculum:
             raise InputError(f"{shown}: a curriculum needs two levels or more, or set curriculum to none")
         # Seeds that differ from each other and from those of the streams without a curriculum.
         self.questions = LevelStream(levels.of_question, seed + 2)
-        self.demonstrations = None if demonstrations is None else LevelStream(demonstrations, seed + 3)
+        self.demonstrations = LevelStream(demonstrations, seed + 3)
 
     def take_questions(self, count: int, progress: float) -> list[int]:
         """Rows to ask; `progress` in [0, 1) is the part of the steps after the warm-up that is done."""
@@ -164,7 +163,6 @@ class Curriculum:
 
     def take_demonstrations(self, count: int, progress: float) -> list[int]:
         """Indices of demonstrations, as above."""
-        assert self.demonstrations is not None, "they are not drawn by difficulty"
         return self.demonstrations.take(count, self.weights(self.demonstrations.sizes, progress))
 
     def weights(self, sizes: Mapping[float, int], progress: float) -> dict[float, float]:
@@ -184,14 +182,12 @@ class Curriculum:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-safe. The success rates are not in it: they are the state of the levels."""
-        drawn = None if self.demonstrations is None else self.demonstrations.state_dict()
-        return {"questions": self.questions.state_dict(), "demonstrations": drawn}
+        return {"questions": self.questions.state_dict(), "demonstrations": self.demonstrations.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.questions.load_state_dict(state["questions"])
-        if self.demonstrations is not None:
-            self.demonstrations.load_state_dict(state["demonstrations"])
+        self.demonstrations.load_state_dict(state["demonstrations"])
         if "rates" in state:  # of an earlier version, without the levels
             known = zip(self.levels.rates.sums, state["rates"], strict=True)
             self.levels.load_state_dict([(level, *sums) for level, sums in known])

@@ -220,9 +220,8 @@ class SASRTrainer(ObservedGRPOTrainer):
 
     def take_demonstrations(self, count: int) -> list[int]:
         """The indices of the next demonstrations."""
-        course, hybrid = self.curriculum, self.state.global_step >= self.warmup.bound
-        if hybrid and course is not None and course.demonstrations is not None:
-            return course.take_demonstrations(count, self._progress)
+        if self.curriculum is not None and self.state.global_step >= self.warmup.bound:
+            return self.curriculum.take_demonstrations(count, self._progress)
         return self.sft_stream.take(count)
 
     @property

@@ -25,7 +25,7 @@ class TrainingRows(NamedTuple):
         demonstration_of_row (`dict[int, int]`): GRPO row to the index of the demonstration that answers it: its own, or
             the first one with the same prompt in the separate dataset.
         levels ([`Levels`]): Of the GRPO rows; none if one of them has no `difficulty`, or all the same.
-        curriculum ([`Curriculum`] or `None`): Over them, if one is wanted.
+        curriculum ([`Curriculum`] or `None`): Over both, if one is wanted.
     """
 
     rl_rows: list[int]
@@ -101,8 +101,6 @@ def _by_difficulty(
         return Levels({}), None
     if mode == "none":
         return Levels(questions if len(set(questions.values())) > 1 else {}), None
-    # The success that `adaptive` goes by is that of questions. Drawn by it, demonstrations would begin to repeat while
-    # others have not been studied yet.
-    demonstrations = dict(enumerate(levels(source, chosen))) if mode == "easy_to_hard" else None
-    known = Levels(questions, demonstrations.values() if demonstrations else ())
+    demonstrations = dict(enumerate(levels(source, chosen)))
+    known = Levels(questions, demonstrations.values())
     return known, Curriculum(mode, known, demonstrations, trainer.args.seed)
