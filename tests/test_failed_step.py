@@ -156,6 +156,15 @@ def test_what_is_said_of_too_little_memory(tmp_path, place, said, flags):
     assert str(failure).startswith(said) and failure.flags == flags
 
 
+def test_smaller_parts_would_not_help_the_optimizer(tmp_path, monkeypatch):
+    trained = toy.trainer(tmp_path)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *arguments: torch.empty(1 << 60))
+    with pytest.raises(RuntimeError) as caught:
+        trained.train()
+    failure = out_of_memory.told(caught.value, trained, False)
+    assert str(failure).startswith("step 1: not enough memory on cpu for the optimizer's moments") and not failure.flags
+
+
 def test_no_flags_are_named_that_would_be_refused(tmp_path):
     for changes in ({"loss_type": "bnpo"}, {"steps_per_generation": 4}, {"per_device_sft_batch_size": 3}):
         trained = toy.trainer(tmp_path, **changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate.utils.memory import should_reduce_batch_size
@@ -27,12 +28,18 @@ def told(error: Exception, trainer: SASRTrainer, given_generation: bool) -> RunF
         trainer ([`SASRTrainer`]): Whose step failed.
         given_generation (`bool`): The run's settings name `steps_per_generation`, which else follows the division.
     """
-    args, frames = trainer.args, {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    args, trace = trainer.args, traceback.extract_tb(error.__traceback__)
+    frames = {frame.name for frame in trace}
     step, device = trainer.state.global_step, trainer.accelerator.device
     if "examine_rows" in frames:
         size = args.per_device_eval_batch_size
         flag = f"--per_device_eval_batch_size {size // 2}" if size > 1 else ""
         return RunFailed(f"exam at step {step}: not enough memory on {device} for {size} completions at a time", flag)
+    if any(Path(frame.filename).parent.name == "optim" for frame in trace):
+        return RunFailed(
+            f"step {step + 1}: not enough memory on {device} for the optimizer's moments: with --use_peft true, or "
+            "--separate_optimizer_states false where it is set, another run needs less"
+        )
     if "_generate_single_turn" in frames:
         # All rollouts of a generation are made at once, however the step is divided.
         size = args.generation_batch_size // args.world_size

@@ -32,7 +32,9 @@ METHODS = {
     "sasr": "**`sasr`, its default**",
 }
 LEFT = "sasr-left"  # rules.py: SasrLeft; for docs/rule-controls.md
-# With `curriculum: adaptive`, for the same page; its comparisons are in adaptive-TASK*.json.
+# With `curriculum: adaptive`, for the same page: adaptive-TASK*.json. In questions-TASK*.json, of commit 8afaf69, it
+# orders questions alone and not demonstrations.
+QUESTIONS = "sasr-questions"
 ADAPTIVE = {"sasr": "sasr-adaptive", "static-60": "static-60-adaptive", "static-100": "static-100-adaptive"}
 
 
@@ -192,24 +194,38 @@ def signal(values: dict[str, Values]) -> list[str]:
     return lines
 
 
+def adapted() -> dict[str, Values]:
+    """Of each task the runs with and without questions by difficulty."""
+    known, questions, values = names(), further("questions"), {}
+    for task, more in further("adaptive").items():
+        alone = merged(questions[task]).get(ADAPTIVE["sasr"])
+        values[task] = merged([*known[task], *more]) | ({} if alone is None else {QUESTIONS: alone})
+    return values
+
+
+GROUPS = {
+    "**all but the digits' `harder`**": lambda task: task != "digits: `harder`",
+    "**all eight**": lambda task: True,
+}
+
+
+def grouped(values: dict[str, Values]) -> dict[str, dict[str, Values]]:
+    """Each task, and then the groups of them that a table sums up."""
+    single = {task: {task: own} for task, own in values.items()}
+    return single | {name: {t: v for t, v in values.items() if member(t)} for name, member in GROUPS.items()}
+
+
 def adaptive() -> list[str]:
-    """What questions by difficulty are worth to each method, and SASR with them against static without and with."""
-    known = names()
-    values = {task: merged([*known[task], *more]) for task, more in further("adaptive").items()}
-    lines = [
-        "| 140 steps | "
-        + " | ".join(f"`{m}`: adaptive - none (runs)" for m in ADAPTIVE)
-        + " | `sasr`, adaptive - `static-60`, none | - `static-100`, none |",
-        "|---" * (len(ADAPTIVE) + 3) + "|",
-    ]
-    groups = {task: [task] for task in values}
-    groups["**all but the digits' `harder`**"] = [task for task in values if task != "digits: `harder`"]
-    groups["**all eight**"] = list(values)
-    for name, members in groups.items():
-        pairs = [(with_it, without) for without, with_it in ADAPTIVE.items()]
+    """What the order is worth to each method; what SASR has of questions alone; and SASR with it against static
+    without."""
+    pairs = {f"`{m}`: adaptive - none (runs)": (with_it, m) for m, with_it in ADAPTIVE.items()}
+    pairs["`sasr`: questions alone - all"] = (QUESTIONS, ADAPTIVE["sasr"])
+    pairs |= {f"`sasr`, adaptive - `{m}`, none": (ADAPTIVE["sasr"], m) for m in ("static-60", "static-100")}
+    lines = ["| 140 steps | " + " | ".join(pairs) + " |", "|---" * (len(pairs) + 1) + "|"]
+    for name, members in grouped(adapted()).items():
         cells = []
-        for one, other in (*pairs, (ADAPTIVE["sasr"], "static-60"), (ADAPTIVE["sasr"], "static-100")):
-            found = gains({task: values[task] for task in members if one in values[task]}, one, other)
+        for one, other in pairs.values():
+            found = gains({task: own for task, own in members.items() if one in own and other in own}, one, other)
             cells.append(f"{difference(found)} ({len(found)})" if found else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -218,8 +234,7 @@ def adaptive() -> list[str]:
 def alike() -> list[str]:
     """All three with questions by difficulty, and SASR against static and its sweep, over the seeds that all have."""
     values = {}
-    for task, more in further("adaptive").items():
-        found = merged(more)
+    for task, found in adapted().items():
         own = {method: found.get(with_it, {}) for method, with_it in ADAPTIVE.items()}
         seeds = set.intersection(*map(set, own.values()))
         if len(seeds) > 1:
@@ -230,17 +245,12 @@ def alike() -> list[str]:
         + " | `sasr` - `static-60` | - `static-100` | - static, swept | p |",
         "|---" * (len(ADAPTIVE) + 5) + "|",
     ]
-    groups = {task: [task] for task in values}
-    groups["**all but the digits' `harder`**"] = [task for task in values if task != "digits: `harder`"]
-    groups["**all eight**"] = list(values)
-    for name, members in groups.items():
-        own = {task: values[task] for task in members}
-        means = [mean([runs for v in own.values() for runs in v[m].values()]) for m in ADAPTIVE]
+    for name, members in grouped(values).items():
+        means = [mean([runs for v in members.values() for runs in v[m].values()]) for m in ADAPTIVE]
         cells = [f"{value:.3f}" for value in means]
-        cells += [ahead(own, "sasr", other) for other in ("static-60", "static-100", "static")]
-        lines.append(
-            f"| {name} ({len(gains(own, 'sasr', 'static'))}) | {' | '.join(cells)} | {chance(own, 'sasr', 'static')} |"
-        )
+        cells += [ahead(members, "sasr", other) for other in ("static-60", "static-100", "static")]
+        runs = len(gains(members, "sasr", "static"))
+        lines.append(f"| {name} ({runs}) | {' | '.join(cells)} | {chance(members, 'sasr', 'static')} |")
     return lines
 
 
