@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from .checkpoints import loss_depends_on_division
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the system, has had no more memory to give."""
-    return isinstance(error, MemoryError) or (isinstance(error, Exception) and should_reduce_batch_size(error))
+    by_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return by_type or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
 def told(error: Exception, trainer: SASRTrainer, given_generation: bool) -> RunFailed:
