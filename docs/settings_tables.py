@@ -29,7 +29,7 @@ GROUPS = {
     "Rows, rewards, budgets, logging": (
         "reward_columns max_prompt_length max_seconds max_rollout_tokens logging_steps"
     ),
-    "When something goes wrong": "max_skipped_steps on_collapse reward_failures reward_timeout",
+    "When something goes wrong": "save_minutes max_skipped_steps on_collapse reward_failures reward_timeout",
     "Task and data": (
         "task task_options data bad_rows demonstrations train_rows demonstration_rows wrong_demonstrations"
     ),

@@ -190,13 +190,10 @@ for schedule, (rewards, data) in recorded_steps.UNEVEN.items():
 
 def test_two_process_run_resumes_bit_for_bit_in_the_middle_of_a_rollout_buffer(tmp_path):
     body = """
-import shutil
 settings = dict(max_steps=14, save_strategy="steps", save_steps=1, steps_per_generation=4, num_iterations=2,
                 gradient_accumulation_steps=2, gamma=0.5)
-trained = toy.trainer(out / {name!r}, **settings)
-trained.train(resume_from_checkpoint={resume!r})
 """
-    run_script(tmp_path, body.format(name="whole", resume=None))
+    run_script(tmp_path, body + 'toy.trainer(out / "whole", **settings).train()')
     middle = {}
     for step in range(5, 14):
         state = json.loads((tmp_path / "whole" / f"checkpoint-{step}" / "sasr_state.json").read_text())
@@ -204,7 +201,22 @@ trained.train(resume_from_checkpoint={resume!r})
     step = next(step for step in sorted(middle) if middle[step])  # micro-batches into a generation of 8
     (tmp_path / "part").mkdir()
     os.rename(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "part" / f"checkpoint-{step}")
-    run_script(tmp_path, body.format(name="part", resume=True))
+    # From here on with checkpoints by the clock, of which both have to think the same, and with a kill.
+    rest = """
+from sasr import timed_saves
+from test_failed_step import fail
+timed_saves._SHARE = 1
+settings |= dict(save_steps=14, save_minutes=1e-9)
+killed = toy.trainer(out / "part", **settings)
+fail(killed, "decision", 13, KeyboardInterrupt())
+try:
+    killed.train(resume_from_checkpoint=True)
+except KeyboardInterrupt:
+    (out / f"left-{rank}").write_text(str(sorted(p.name for p in (out / "part").glob("c*"))))
+toy.trainer(out / "part", **settings).train(resume_from_checkpoint=True)
+"""
+    run_script(tmp_path, body + rest)
+    assert {(tmp_path / f"left-{rank}").read_text() for rank in (0, 1)} == {f"['checkpoint-13', 'checkpoint-{step}']"}
     expected, resumed = (outcome(tmp_path / name, 14) for name in ("whole", "part"))
     assert expected["signals"]["counts"]["grpo_steps"] > 1
     assert_same(resumed, expected)

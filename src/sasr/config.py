@@ -160,6 +160,10 @@ class SASRConfig(GRPOConfig):
         warmup_from (`str`, *optional*):
             Directory of another run, or its checkpoint at step W: start from the end of its warm-up instead of doing
             the same one again. Whatever decides the warm-up must be equal.
+        save_minutes (`float`, *optional*, defaults to `10.0`):
+            Besides those of `save_steps`, a checkpoint after the step in which so many minutes have gone by since the
+            last one; later where writing it would take more than a twentieth of the time. Only the newest of these is
+            kept. 0 for none.
         logging_steps (`float`, *optional*, defaults to `1`):
             Log every so many steps; 1 gives `metrics.jsonl` one line per step.
         gradient_checkpointing (`bool`, *optional*):
@@ -229,6 +233,7 @@ class SASRConfig(GRPOConfig):
     )
     reward_failures: str = setting("count", "A completion that could not be judged: count (and leave it out), or stop.")
     reward_timeout: float = setting(600.0, "Seconds that one call of a reward function may take; 0 for no limit.")
+    save_minutes: float = setting(10.0, "Checkpoint too after so many minutes without one; the newest is kept. 0: no.")
     logging_steps: float = setting(1, "Log every so many steps; 1 gives metrics.jsonl one line per step.")
     gradient_checkpointing: bool | None = setting(None, "Trade compute for memory. Default: on where a GPU is used.")
     max_prompt_length: int | None = setting(512, "Longest prompt in tokens; a longer one is an error at the start.")

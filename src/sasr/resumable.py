@@ -22,6 +22,7 @@ from trl import GRPOTrainer
 
 from . import checkpoints, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
 from .errors import Diverged, InputError
+from .timed_saves import TimedSaves, drop_timed
 
 
 class ResumableGRPOTrainer(GRPOTrainer):
@@ -39,6 +40,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
     best_checkpoint: Callable[[], tuple[Path, float] | None] = staticmethod(lambda: None)
     _shares_warmup = False  # the state under way was loaded from another run's warm-up
     _staging: str | None = None
+    _timed_saves = TimedSaves(0)
+    _timed = False  # the checkpoint that is written now is one by the clock
     _resumed: dict[str, Any] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
@@ -74,6 +77,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
             shared_warmup.check(Path(resume_from_checkpoint), self)
         if resume_from_checkpoint and self._is_finished(resume_from_checkpoint):
             return TrainOutput(self.state.global_step, 0.0, {})
+        minutes = self.args.save_minutes if self.args.save_strategy != "no" else 0
+        self._timed_saves = TimedSaves(minutes, self.args.world_size)
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         except Diverged:
@@ -100,13 +105,20 @@ class ResumableGRPOTrainer(GRPOTrainer):
         self._load_state(Path(checkpoint), finished=True)
         return True
 
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        # After all callbacks: whether one of them wants a checkpoint, which then is no timed one, is known.
+        self._timed = not self.control.should_save and self._timed_saves.due(self.state.global_step)
+        self.control.should_save = self.control.should_save or self._timed
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._timed = False
+
     def _get_output_dir(self, trial):
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model, trial):
         run_dir = Path(super()._get_output_dir(trial))
         staging = run_dir / checkpoints.STAGING
-        name = f"checkpoint-{self.state.global_step}"
+        name, begun = f"checkpoint-{self.state.global_step}", self._timed_saves.clock()
         with checkpoints.writing(name, run_dir):
             self._staging = str(staging)
             try:
@@ -120,11 +132,13 @@ class ResumableGRPOTrainer(GRPOTrainer):
             finally:
                 self._staging = None
         if self.args.should_save:
+            drop_timed(run_dir, run_dir / name)
             # What may be gone back to stays, however many follow.
             best = self.best_checkpoint() if self.args.on_collapse == "rollback" else None
             limit, kept = self.args.save_total_limit, None if best is None else str(best[0])
             rotate_checkpoints(str(run_dir), limit, kept, use_mtime=True)
         self.accelerator.wait_for_everyone()
+        self._timed_saves.saved(self.state.global_step, begun)
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
@@ -136,6 +150,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         torch.save(tensors, directory / checkpoints.TENSORS_FILE.format(self.args.process_index))
         if self.args.should_save:
             state |= {
+                "timed": self._timed,
                 "rollout_step": self._step,
                 # With logging_steps > 1 a checkpoint may fall between two logs: what was gathered belongs to it.
                 "metrics": {k: v for k, v in self._metrics["train"].items() if v},

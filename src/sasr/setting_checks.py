@@ -31,7 +31,7 @@ def check_values(args: SASRConfig) -> None:
     for name in ("sft_share", "mu_peak", "mu_valley", "mu", "failed_decay"):
         require(name, getattr(args, name), lambda v: 0 <= v <= 1, "between 0 and 1")
     require("mu_decay_steps", args.mu_decay_steps, lambda v: v >= 1, "1 or more")
-    for name in ("hint_weight", "sft_norm_every", "reward_timeout", "useful_passes"):
+    for name in ("hint_weight", "sft_norm_every", "reward_timeout", "useful_passes", "save_minutes"):
         require(name, getattr(args, name), lambda v: v >= 0, "0 or more")
     most = args.num_generations - 1
     require("hpt_gate", args.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")

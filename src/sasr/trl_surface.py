@@ -18,7 +18,7 @@ OVERRIDDEN = (
     "_get_per_token_logps_and_entropies", "_compute_loss",
     # resumable.py: what a checkpoint holds and when it counts
     "train", "_get_output_dir", "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
-    "_load_from_checkpoint", "_load_rng_state",
+    "_load_from_checkpoint", "_load_rng_state", "_maybe_log_save_evaluate",
 )  # fmt: skip
 CALLED = (
     "_prepare_input",
