@@ -1,6 +1,6 @@
 # make help says what there is. ARGS="..." adds options to the command that a target runs.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-qlora test-deepspeed test-vllm lint audit docs model clean
+.PHONY: help install demo test test-faults test-device test-qlora test-deepspeed test-vllm lint audit docs model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,10 +8,11 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 DEEPSPEED := .deepspeed
 QLORA := .qlora
+DEVICE_TESTS := $(addprefix tests/test_,trainer.py methods.py uft.py failed_step.py timed_saves.py norm_probe.py)
 AUDIT_VENV := .venv-audit
 # Two threads for one run, 0.7 of the time of one. One for each process of the tests: more would wait for each other.
 demo: export OMP_NUM_THREADS ?= 2
-test test-faults test-qlora test-deepspeed test-vllm: export OMP_NUM_THREADS ?= 1
+test test-faults test-device test-qlora test-deepspeed test-vllm: export OMP_NUM_THREADS ?= 1
 
 # The interpreter for $(VENV): the first of these that runs, is at least 3.11 and can make a virtual environment. 3.11
 # comes first as the version that the tests run with, and for which wheels of torch are most sure to be at hand.
@@ -33,6 +34,10 @@ test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
 
 test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that nothing is lost; ARGS goes to pytest
 	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS) tests/faults
+
+test-device: $(STAMP)  ## Run the tests of training and exams on a simulated accelerator, which a C++ compiler makes; ARGS goes to pytest
+	@PYTHONPATH=tests $(BIN)/python -c "import simulated_device"
+	@$(BIN)/python -m pytest -p simulated_device -n 2 $(ARGS) $(DEVICE_TESTS)
 
 test-qlora: $(QLORA)/.installed  ## Run the tests that need bitsandbytes, installed into .qlora; ARGS goes to pytest
 	@PYTHONPATH=$(abspath $(QLORA)) $(BIN)/python -m pytest -p no:xdist -m qlora $(ARGS) tests/test_qlora.py
@@ -58,7 +63,7 @@ model: $(STAMP)  ## Fetch a real small model (SmolLM2-135M-Instruct) into models
 	@$(BIN)/python -m sasr.models fetch $(or $(ARGS),models)
 
 clean:  ## Remove the virtual environments, build products and caches; runs/ and models/ stay
-	rm -rf $(VENV) $(VLLM_VENV) $(DEEPSPEED) $(QLORA) $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(DEEPSPEED) $(QLORA) .device $(AUDIT_VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Makes the virtual environment $(1) unless it is there.

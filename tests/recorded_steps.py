@@ -86,7 +86,8 @@ class Recorder(TrainerCallback):
 
 
 def flat_gradient(lm) -> torch.Tensor:
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in lm.parameters()]).clone()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in lm.parameters()]
+    return torch.cat([gradient.flatten() for gradient in gradients]).clone().cpu()
 
 
 def rollouts_of(trainer) -> list[Rollout]:

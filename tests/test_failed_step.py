@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -132,10 +133,10 @@ def no_memory() -> RuntimeError:
 @pytest.mark.parametrize(
     ("place", "said", "flags"),
     [
-        ("loss", "step 8: not enough memory on cpu for 8 rollouts at a time",
+        ("loss", "step 8: not enough memory on {} for 8 rollouts at a time",
          "--gradient_checkpointing true --per_device_train_batch_size 4 --per_device_sft_batch_size 2 "
          "--gradient_accumulation_steps 2"),
-        ("generation", "step 8: not enough memory on cpu for 8 rollouts of up to 4 tokens at a time: fewer are", ""),
+        ("generation", "step 8: not enough memory on {} for 8 rollouts of up to 4 tokens at a time: fewer are", ""),
     ],
 )  # fmt: skip
 def test_what_is_said_of_too_little_memory(tmp_path, place, said, flags):
@@ -153,7 +154,7 @@ def test_what_is_said_of_too_little_memory(tmp_path, place, said, flags):
         trained.train()
     assert out_of_memory.is_out_of_memory(caught.value)
     failure = out_of_memory.told(caught.value, trained, False)
-    assert str(failure).startswith(said) and failure.flags == flags
+    assert str(failure).startswith(said.format(trained.accelerator.device)) and failure.flags == flags
 
 
 def test_smaller_parts_would_not_help_the_optimizer(tmp_path, monkeypatch):
@@ -162,7 +163,8 @@ def test_smaller_parts_would_not_help_the_optimizer(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError) as caught:
         trained.train()
     failure = out_of_memory.told(caught.value, trained, False)
-    assert str(failure).startswith("step 1: not enough memory on cpu for the optimizer's moments") and not failure.flags
+    said = f"step 1: not enough memory on {trained.accelerator.device} for the optimizer's moments"
+    assert str(failure).startswith(said) and not failure.flags
 
 
 def test_no_flags_are_named_that_would_be_refused(tmp_path):
@@ -215,7 +217,7 @@ def test_the_command_says_what_to_go_on_with_and_that_works(place, capsys):
     assert main(["train", *FLAGS]) == 1
     error = capsys.readouterr().err
     told = "checkpoint-3 is safe; go on with: sasr "
-    assert error.startswith("sasr: failed: step 4: not enough memory on cpu") and error.count("\n") == 1, error
+    assert error.startswith("sasr: failed: step 4: not enough memory on ") and error.count("\n") == 1, error
     assert told in error
     again = error.rpartition(told)[2].split()
     assert again[-6:] == [
@@ -254,7 +256,7 @@ def test_an_exam_that_fails_after_a_step_leaves_the_step_saved(place, capsys, mo
     (place / "full").touch()
     assert main(["train", *FLAGS, "--exam_every", "3", "--per_device_eval_batch_size", "8"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("sasr: failed: exam at step 3: not enough memory on cpu for 8 completions at a time"), error
+    assert re.match(r"sasr: failed: exam at step 3: not enough memory on \S+ for 8 completions at a time", error), error
     assert error.endswith("--resume_from_checkpoint --per_device_eval_batch_size 4\n")
     (place / "full").unlink()
     assert main(error.rpartition("go on with: sasr ")[2].split()) == 0

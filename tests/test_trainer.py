@@ -42,7 +42,7 @@ def test_p_reacts_to_a_policy_moved_off_the_demonstrations(tmp_path):
     with torch.no_grad():
         noise = torch.Generator().manual_seed(0)
         for p in moved.model.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=noise)
+            p += 0.1 * torch.randn(p.shape, generator=noise).to(p.device)
     moved.train()
     far = moved.tracker.sft_grad_norm
     assert far > 2 * near
@@ -175,7 +175,7 @@ def test_a_run_without_any_norm_ends_with_a_clear_error(tmp_path, monkeypatch):
 
 
 def weights(model) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    return torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
 
 
 @pytest.mark.parametrize("kind", ["initial", "warmup"])
@@ -245,13 +245,13 @@ def test_divergence_probe_estimates_the_exact_kl(tmp_path, kind):
     assert all(d is None for (d,) in log[:4])
     assert (log[4][0] < 1e-6) == (kind == "warmup"), "no drift yet, or all of the warm-up's"
     reference = start if kind == "initial" else type(start).from_pretrained(tmp_path / "checkpoint-4")
-    probe, policy = trained.reference.probe, trained.model
+    measured, probe, policy = trained.reference._measure(), trained.reference.probe, trained.model
     with torch.no_grad():
         inputs = {"input_ids": probe["input_ids"], "attention_mask": probe["attention_mask"]}
         length = probe["mask"].size(1)
-        p, q = (m(**inputs).logits[:, -length - 1 : -1].log_softmax(-1) for m in (reference, policy))
+        p, q = (m(**inputs).logits[:, -length - 1 : -1].log_softmax(-1) for m in (reference, policy.cpu()))
     exact = ((p.exp() * (p - q)).sum(-1) * probe["mask"]).sum() / probe["mask"].sum()
-    assert trained.reference._measure() == pytest.approx(float(exact), rel=0.25)
+    assert measured == pytest.approx(float(exact), rel=0.25)
     assert float(exact) > 0.01
     drifts = [d for (d,) in log[4:]]
     assert drifts[-1] > drifts[0]

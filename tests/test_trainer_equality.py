@@ -90,7 +90,7 @@ def first_sft_gradient(tmp_path, rule=None, **changes):
     class Spy(toy.SASRTrainer):
         def _get_grad_norm(self, model, grad_norm=None):
             norm = super()._get_grad_norm(model, grad_norm)
-            seen["gradient"] = torch.cat([p.grad.flatten() for p in self.model.parameters()]).clone()
+            seen["gradient"] = torch.cat([p.grad.flatten() for p in self.model.parameters()]).clone().cpu()
             seen["norm"] = float(norm)
             return norm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sasr import SASRConfig, SASRTrainer
+
+# Set by simulated_device.py, or by hand where there is a GPU: train on the accelerator, in float32.
+ON_DEVICE = "SASR_TEST_DEVICE" in os.environ
 
 CHARACTERS = list("0123456789+=")
 
@@ -74,7 +78,9 @@ def settings(output_dir: Path, **changes: Any) -> SASRConfig:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": not ON_DEVICE,
+        "bf16": False,
+        "gradient_checkpointing": False,
         "seed": 3,
     }
     values |= changes

@@ -6,11 +6,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from transformers import Trainer
 from trl import GRPOTrainer
 
-from . import agreement, step_state
+from . import agreement, randomness, step_state
 from .schedules import SFT_STEP
 from .sft_loss import measured
 
@@ -30,7 +29,7 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     batches = trainer.draw_batches(count, counted=False)
     step_state.load_rows(trainer, state)
     device, model = trainer.accelerator.device, trainer.model_wrapped
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws
+    with randomness.kept(device):  # dropout draws
         for i, batch in enumerate(batches):
             last = i == count - 1
             trainer.accelerator.gradient_state._set_sync_gradients(last)

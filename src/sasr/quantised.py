@@ -84,8 +84,8 @@ def check_training(model: Any, args: Any) -> None:
 
 def accelerator_or_cpu() -> torch.device:
     """Where `sasr exam` puts a model."""
-    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(kind)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def compute_dtype(bf16: bool | None, fp16: bool | None = False) -> torch.dtype:

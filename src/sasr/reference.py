@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import pad
 
+from . import randomness
 from .checkpoints import writing
 from .errors import InputError
 from .schedules import Sasr
@@ -118,9 +119,9 @@ class Reference:
         )
         prompts = [trainer.train_dataset[trainer.rl_rows[i]]["prompt"] for i in rows]
         prompt_ids, _, _ = trainer._tokenize_prompts(prompts)
-        with torch.random.fork_rng():
+        with randomness.kept(trainer.accelerator.device):
             # The same seed on every rank: all ask the same questions and get the same answers.
-            torch.manual_seed(trainer.args.seed)
+            randomness.seed(trainer.args.seed, trainer.accelerator.device)
             answer_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)
         trainer.work.forward(sum(map(len, [*prompt_ids, *answer_ids])) * trainer.args.world_size)
         pad_id = trainer._tokenizer.pad_token_id

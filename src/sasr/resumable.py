@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import GRPOTrainer
 
-from . import checkpoints, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
+from . import checkpoints, randomness, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
 from .errors import Diverged, InputError
 from .timed_saves import TimedSaves, drop_timed
 
@@ -43,6 +43,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _timed_saves = TimedSaves(0)
     _timed = False  # the checkpoint that is written now is one by the clock
     _resumed: dict[str, Any] | None = None
+    _device_random: Mapping[str, torch.Tensor | None] = {}
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must share with the run that resumes from it. JSON-safe."""
@@ -147,6 +148,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
         # At the start of a generation the buffer is used up.
         tensors["rollouts"] = None if self.generates_at(self._step) else self._buffered_inputs
         tensors["tr_loss"] = self._tr_loss
+        # transformers keeps that of CUDA, and not of every other kind.
+        device = self.accelerator.device
+        tensors["device_random"] = {device.type: randomness.of_device(device)}
         torch.save(tensors, directory / checkpoints.TENSORS_FILE.format(self.args.process_index))
         if self.args.should_save:
             state |= {
@@ -176,6 +180,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _load_rng_state(self, checkpoint):
         with checkpoints.refusing_code(checkpoint):
             super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            device = self.accelerator.device
+            randomness.set_on_device(device, self._device_random.get(device.type))
 
     def _load_state(self, directory: Path, finished: bool) -> None:
         # transformers would go on saving and logging as often as the run that wrote the checkpoint did
@@ -188,6 +195,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         # Of micro-batches, which may be smaller and more now than when this was written.
         parts_then = state["fingerprint"]["steps_per_generation"]
         self._step = state["rollout_step"] * self.args.steps_per_generation // parts_then
+        self._device_random = tensors.get("device_random", {})  # which earlier checkpoints lack
         self._buffered_inputs = self._prepare_input(tensors["rollouts"])
         self._resumed = None if finished else {**state, "tr_loss": tensors["tr_loss"]}
         self.load_run_state(directory, state, tensors)

@@ -9,14 +9,12 @@ written, and a run that is gone on with from there is the run that nothing happe
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from transformers import TrainerCallback
 
+from . import randomness
 from .checkpoints import last_checkpoint, step_of
 
 if TYPE_CHECKING:
@@ -94,7 +92,7 @@ class BeforeStep(TrainerCallback):
                 {name: list(values) for name, values in trainer._metrics["train"].items()},
                 (trainer._step, trainer._tr_loss.clone(), trainer.current_flos, trainer.state.num_input_tokens_seen),
                 trainer.reference.probe,
-                _random_state(trainer.accelerator.device),
+                randomness.state(trainer.accelerator.device),
             )
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -113,22 +111,7 @@ class BeforeStep(TrainerCallback):
         trainer._metrics["train"].clear()
         trainer._metrics["train"].update(metrics)
         trainer._step, trainer._tr_loss, trainer.current_flos, trainer.state.num_input_tokens_seen = numbers
-        _set_random_state(trainer.accelerator.device, randoms)
+        randomness.restore(randoms, trainer.accelerator.device)
         trainer.model.zero_grad()
         trainer._save_checkpoint(trainer.model, None)
         trainer.tell(f"step {step + 1} failed: all that was before it is saved in checkpoint-{step}")
-
-
-def _random_state(device: torch.device) -> tuple[Any, ...]:
-    """What transformers keeps in a checkpoint."""
-    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), own
-
-
-def _set_random_state(device: torch.device, state: tuple[Any, ...]) -> None:
-    python, numpy, torch_state, own = state
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(torch_state)
-    if own is not None:
-        torch.get_device_module(device).set_rng_state(own, device)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sasr import randomness
 from sasr.errors import InputError
 
 
@@ -64,23 +63,10 @@ def untouched(model: torch.nn.Module, seed: int) -> Iterator[None]:
     # A blank config for the time being, since `generate` fills what ours leaves open (min-p, penalties) from the
     # checkpoint's. All holders, because PEFT copies the outer model's config to the inner one when generating.
     holders = [(module, vars(module)["generation_config"]) for module in model.modules() if _has_config(module)]
-    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "mps")}
-    kind = next(iter(devices)).type if devices else "cuda"
-    indices = sorted({device.index or 0 for device in devices})
-    on_mps = any(p.device.type == "mps" for p in model.parameters())  # fork_rng cannot fork this one
-    mps_state = torch.mps.get_rng_state() if on_mps else None
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=indices, device_type=kind):
+    devices = {p.device for p in model.parameters()}
+    with randomness.kept(*devices):
         try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            # Not torch.manual_seed, which also seeds accelerators that were not forked.
-            torch.default_generator.manual_seed(seed)
-            for index in indices:
-                with torch.get_device_module(kind).device(index):
-                    torch.get_device_module(kind).manual_seed(seed)
-            if on_mps:
-                torch.mps.manual_seed(seed)
+            randomness.seed(seed, *devices)
             for module, _ in holders:
                 module.generation_config = GenerationConfig()
             model.eval()
@@ -90,10 +76,6 @@ def untouched(model: torch.nn.Module, seed: int) -> Iterator[None]:
                 module.generation_config = config
             for module, training in modes:
                 module.training = training
-            if mps_state is not None:
-                torch.mps.set_rng_state(mps_state)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
 
 
 def _has_config(module: torch.nn.Module) -> bool:
