@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 DEEPSPEED := .deepspeed
 QLORA := .qlora
-DEVICE_TESTS := $(addprefix tests/test_,trainer.py methods.py uft.py failed_step.py timed_saves.py norm_probe.py)
+DEVICE_TESTS := $(addprefix tests/test_,trainer.py methods.py uft.py failed_step.py timed_saves.py norm_probe.py exam.py exam_command.py resume.py)
 AUDIT_VENV := .venv-audit
 # Two threads for one run, 0.7 of the time of one. One for each process of the tests: more would wait for each other.
 demo: export OMP_NUM_THREADS ?= 2
@@ -37,7 +37,7 @@ test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that noth
 
 test-device: $(STAMP)  ## Run the tests of training and exams on a simulated accelerator, which a C++ compiler makes; ARGS goes to pytest
 	@PYTHONPATH=tests $(BIN)/python -c "import simulated_device"
-	@$(BIN)/python -m pytest -p simulated_device -n 2 $(ARGS) $(DEVICE_TESTS)
+	@$(BIN)/python -m pytest -p simulated_device -n 2 -k "not ahead and not stopped_and_killed" $(ARGS) $(DEVICE_TESTS)
 
 test-qlora: $(QLORA)/.installed  ## Run the tests that need bitsandbytes, installed into .qlora; ARGS goes to pytest
 	@PYTHONPATH=$(abspath $(QLORA)) $(BIN)/python -m pytest -p no:xdist -m qlora $(ARGS) tests/test_qlora.py

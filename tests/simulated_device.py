@@ -2,7 +2,7 @@
 memory is the host's and its operations are the CPU's, so numbers are right, but it does not mix with the CPU: a tensor
 that was left there is the same error as on a GPU, and its random numbers come from a generator of its own.
 
-It says nothing about speed, memory, kernels, mixed precision (autocast casts nothing) or several devices.
+Mixed precision is that of CUDA. It says nothing about speed, memory, kernels or several devices.
 """
 
 from __future__ import annotations
