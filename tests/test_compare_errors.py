@@ -185,6 +185,9 @@ def test_directories(error):
     Path("out/comparison.yaml").write_text("task: stories\ncompare: {budget: steps=3}\n")
     message = error(*STEPS, "--methods", "sft")
     assert "out holds another comparison" in message and "compare.budget: steps=3 then, steps=4 now" in message
+    recipe = {"task": "stories", "compare": {"methods": {"sft": {"schedule": "sft", "seeds": [1, 4]}}}}
+    Path("out/comparison.yaml").write_text(yaml.safe_dump(recipe))
+    assert "compare.methods.sft.seeds: [1, 4] then, [1, 2, 3] now" in error(*STEPS, "--methods", "sft", "sasr")
     Path("out/comparison.yaml").write_text("{")
     assert "out/comparison.yaml cannot be read" in error(*STEPS)
 

@@ -206,6 +206,27 @@ def test_interrupted_and_continued(whole, recipe, tmp_path):
     assert steps_of(out, "runs/sasr/seed-2") == steps_of(whole, "runs/sasr/seed-2")
 
 
+def test_seeds_are_added_to_a_comparison_that_is_done(whole, tmp_path, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    before = {path: path.read_bytes() for path in out.glob("*/*/*/*.safetensors")}
+    command = ["compare", "--output_dir", str(out), "--resume_from_checkpoint"]
+    assert sasr.cli.main([*command, "--seeds", "2-3", "--jobs", "1"]) == 0
+    seeds = {method["method"]: method["seeds"] for method in results(out)["methods"]}
+    assert seeds == {"static": [1, 2, 3], "sasr": [1, 2, 3], "random": [1, 2, 3]}
+    assert len(before) > 4 and all(path.read_bytes() == data for path, data in before.items())
+    values = [
+        {(run["method"], run["seed"]): run["problems"] for run in results(place)["runs"] if run["stage"] == "final"}
+        for place in (whole, out)
+    ]
+    assert values[0].items() <= values[1].items() and len(values[1]) == 9
+    # With fewer it would be another one: nothing that has been run may fall out of the table.
+    capsys.readouterr()
+    assert sasr.cli.main([*command, "--methods", "static", "sasr"]) == 2
+    assert "holds another comparison (compare.methods.random: set then, not now)" in capsys.readouterr().err
+    assert sasr.cli.main([*command, "--seeds", "101"]) == 2
+    assert "seed 101 is in seeds and in tune_seeds" in capsys.readouterr().err
+
+
 def test_a_run_that_fails_does_not_stop_the_others(whole, recipe, tmp_path, capsys):
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     run = out / "runs" / "sasr" / "seed-1"

@@ -17,7 +17,7 @@ from sasr.run import check_reward_weights
 from sasr.run_directory import check_free
 from sasr.tasks import get_task
 
-from .plan import Comparison, Method, Run, differences
+from .plan import Comparison, Method, Run, differences, with_additions
 
 COMPARISON_FILE = "comparison.yaml"
 
@@ -73,7 +73,8 @@ def _check_rows(settings: Settings, args: SASRConfig) -> str:
 
 
 def check_directory(directory: Path, comparison: Comparison) -> None:
-    """Raise `InputError` if the directory is another comparison's, or holds something else. Makes nothing."""
+    """Raise `InputError` if the directory holds something else, or another comparison than this one or a part of it.
+    Makes nothing."""
     path = directory / COMPARISON_FILE
     if not path.is_file():
         check_free(directory)
@@ -82,7 +83,8 @@ def check_directory(directory: Path, comparison: Comparison) -> None:
         then = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         raise InputError(f"{path} cannot be read: choose another output_dir, or remove that one") from None
-    found = list(differences(then, yaml.safe_load(comparison_text(comparison))))
+    now = yaml.safe_load(comparison_text(comparison))
+    found = list(differences(with_additions(then, now), now))
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         shown = "; ".join(found[:3])

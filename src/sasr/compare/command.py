@@ -114,7 +114,7 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
     from sasr.parsing import RECIPES, base_recipe, read_recipe
 
     from .check import COMPARISON_FILE
-    from .reading import check_keys_once
+    from .reading import check_keys_once, seeds_of
 
     config = options.config
     if options.resume_from_checkpoint is not None:
@@ -131,6 +131,11 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
     recipe = read_recipe(source)
     path = Path(source) if Path(source).exists() else RECIPES / f"{source}.yaml"
     check_keys_once(path.read_text(encoding="utf-8"), source)
+    if options.resume_from_checkpoint is not None and options.seeds:
+        # Each method is spelled out there with seeds of its own: these come on top.
+        more = seeds_of(options.seeds, "--seeds")
+        for method in recipe["compare"]["methods"].values():
+            method["seeds"] = [*method["seeds"], *(seed for seed in more if seed not in method["seeds"])]
     return recipe, source if config is not None else f"recipe {source}", Path(source).stem.removeprefix("compare-")
 
 

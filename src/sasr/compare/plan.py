@@ -243,6 +243,19 @@ def _digest(values: Values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def with_additions(then: Any, now: Values) -> Any:
+    """The recipe of a comparison with what another adds to it: seeds of its methods, and methods. The runs that it has
+    had stay the same, since none depends on how many others there are."""
+    try:
+        methods = dict(then["compare"]["methods"])
+        for name, new in now["compare"]["methods"].items():
+            old = methods.get(name, new)
+            methods[name] = old | ({"seeds": new["seeds"]} if set(old["seeds"]) <= set(new["seeds"]) else {})
+        return {**then, "compare": {**then["compare"], "methods": methods, "baseline": now["compare"]["baseline"]}}
+    except (KeyError, TypeError):  # written by hand
+        return then
+
+
 def differences(then: Any, now: Any, where: str = "") -> Iterable[str]:
     """Where two nested values differ: `compare.methods.sasr.gamma: 1.0 then, 2.0 now`."""
     if isinstance(then, dict) and isinstance(now, dict):
