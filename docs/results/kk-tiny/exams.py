@@ -2,7 +2,8 @@
 
 Run: python docs/results/kk-tiny/exams.py runs/kk-main DIR (of the dataset's 3ppl_test.jsonl and 4ppl_test.jsonl; runs
 `sasr exam` where that is not done yet, and writes exams.json beside itself), then without arguments: writes the tables,
-of exams.json and of the comparisons' results.json and time.json, into docs/evidence.md.
+of exams.json and of the comparisons' results.json and time.json, into docs/evidence.md, and that of the stories with
+100 demonstrations (../rule-study/told-tuned.json) too.
 """
 
 from __future__ import annotations
@@ -66,14 +67,13 @@ def accuracy(values: Values, method: dict) -> str:
     return " | ".join(cells)
 
 
-def compared() -> list[str]:
+def compared(path: Path) -> list[str]:
     """At equal steps, best first."""
     lines = [
         "| method | tuned, of 3 or 4 points | pass@1 | pass@8 | it - static | `sasr` - it | SFT share | time "
         "| rollout tokens |",
         "|---" * 9 + "|",
     ]
-    path = HERE / "results.json"
     (methods, tuned), values = best_first(path), read(path)
     for method in methods:
         name, each = method["method"], method["per_run"]
@@ -131,8 +131,10 @@ def main() -> None:
     if len(sys.argv) == 3:
         examine(Path(sys.argv[1]), Path(sys.argv[2]))
         return
-    for name, lines in (("kk-table", compared()), ("kk-time", timed()), ("kk-exams", examined())):
-        insert(PAGE, name, lines)
+    insert(PAGE, "kk-table", compared(HERE / "results.json"))
+    insert(PAGE, "kk-time", timed())
+    insert(PAGE, "kk-exams", examined())
+    insert(PAGE, "told-table", compared(HERE.parent / "rule-study" / "told-tuned.json"))
 
 
 if __name__ == "__main__":
