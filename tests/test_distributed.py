@@ -191,7 +191,7 @@ for schedule, (rewards, data) in recorded_steps.UNEVEN.items():
 def test_two_process_run_resumes_bit_for_bit_in_the_middle_of_a_rollout_buffer(tmp_path):
     body = """
 settings = dict(max_steps=14, save_strategy="steps", save_steps=1, steps_per_generation=4, num_iterations=2,
-                gradient_accumulation_steps=2, gamma=0.5)
+                gradient_accumulation_steps=2, gamma=0.5, gradient_checkpointing=True)  # as where there is a GPU
 """
     run_script(tmp_path, body + 'toy.trainer(out / "whole", **settings).train()')
     middle = {}

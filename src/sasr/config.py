@@ -162,7 +162,7 @@ class SASRConfig(GRPOConfig):
             the same one again. Whatever decides the warm-up must be equal.
         save_minutes (`float`, *optional*, defaults to `10.0`):
             Besides those of `save_steps`, a checkpoint after the step in which so many minutes have gone by since the
-            last one; later where writing it would take more than a twentieth of the time. Only the newest of these is
+            last one; later where writing would take more than a twentieth of the time. Only the newest of these is
             kept. 0 for none.
         logging_steps (`float`, *optional*, defaults to `1`):
             Log every so many steps; 1 gives `metrics.jsonl` one line per step.
