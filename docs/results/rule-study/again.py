@@ -261,8 +261,8 @@ def seconds() -> list[str]:
     values = {task: with_swept(merged(own)) for task, own in found.items()}
     lines = [
         "| equal seconds | " + " | ".join(f"`{m}` (steps)" for m in methods) + " | `sasr` - `static-60` "
-        "| - `static-100` | - static, swept |",
-        "|---" * (len(methods) + 4) + "|",
+        "| - `static-100` | - static, swept | p |",
+        "|---" * (len(methods) + 5) + "|",
     ]
     for name, members in ({task: [task] for task in values} | {"**all eight**": list(values)}).items():
         own = {task: values[task] for task in members}
@@ -270,7 +270,7 @@ def seconds() -> list[str]:
         means = {m: mean([runs for v in own.values() for runs in v[m].values()]) for m in methods}
         cells = [f"{means[m]:.3f} ({taken[m]:.0f})" for m in methods]
         cells += [ahead(own, "sasr", other) for other in ("static-60", "static-100", "static")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, 'sasr', 'static')} |")
     return lines
 
 
