@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 DEEPSPEED := .deepspeed
 QLORA := .qlora
-DEVICE_TESTS := $(addprefix tests/test_,trainer.py methods.py uft.py failed_step.py timed_saves.py norm_probe.py exam.py exam_command.py resume.py)
+DEVICE_TESTS := $(addprefix tests/test_,trainer.py trainer_equality.py failed_questions.py methods.py uft.py failed_step.py timed_saves.py norm_probe.py exam.py exam_command.py resume.py)
 AUDIT_VENV := .venv-audit
 # Two threads for one run, 0.7 of the time of one. One for each process of the tests: more would wait for each other.
 demo: export OMP_NUM_THREADS ?= 2

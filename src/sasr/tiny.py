@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from . import randomness
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -92,9 +94,8 @@ def tiny_model(
         **_SIZES,
     )
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    # The weights are drawn on the CPU, from its generator alone: torch.manual_seed would reseed the devices' too.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with randomness.kept(), torch.device("cpu"):  # where the weights are drawn
+        randomness.seed(seed)
         # In float32 first, so that every dtype gets the same numbers.
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
     model = model.to(dtype).eval()
