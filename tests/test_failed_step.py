@@ -11,7 +11,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 import toy
-from sasr import InputError, out_of_memory
+from sasr import InputError, host_memory, out_of_memory
 from sasr.checkpoints import all_checkpoints, last_checkpoint
 from sasr.cli import main
 from test_resume import assert_same, build, outcome
@@ -189,7 +189,7 @@ class Greedy:
 
     def plan(self, signals):
         if signals.step == 3 and pathlib.Path("short").exists():
-            torch.empty(1 << 60)
+            torch.empty(int(pathlib.Path("short").read_text()))
         if signals.step == 3 and pathlib.Path("wrong").exists():
             1 / 0
         return StepPlan(0.0, 1.0, 0.0)
@@ -212,8 +212,10 @@ def place(environment, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_command_says_what_to_go_on_with_and_that_works(place, capsys):
-    (place / "short").touch()
+@pytest.mark.parametrize("numbers", [1 << 60, 1 << 29], ids=["refused by the system", "given, had we not asked"])
+def test_the_command_says_what_to_go_on_with_and_that_works(place, capsys, monkeypatch, numbers):
+    monkeypatch.setattr(host_memory, "available", lambda: 1 << 30)
+    (place / "short").write_text(str(numbers))
     assert main(["train", *FLAGS]) == 1
     error = capsys.readouterr().err
     told = "checkpoint-3 is safe; go on with: sasr "

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from trl.models.utils import unwrap_model_for_generation
 
+from . import host_memory
 from .checkpoints import write_atomically
 from .disconnect import is_hangup, stop_signals
 from .exam import examine_rows, merge_records, summarise
@@ -261,6 +262,7 @@ class RunCallback(StepCallback):
         trainer.best_checkpoint = lambda: best_checkpoint(directory, exams.results, trainer.state.global_step)
 
     def on_step_begin(self, args, state, control, **kwargs):
+        host_memory.renew()
         self.exams.trackers.begin()
         # After the checkpoint of the warm-up's end; and what a stop left out, in the run that goes on.
         moment = "warmup" if self.trainer.warmup.ends_at(state.global_step) else None
@@ -283,6 +285,7 @@ class RunCallback(StepCallback):
             except Exception as error:
                 if args.world_size > 1:
                     raise
+                host_memory.release()
                 self.exams.failure, stopping = error, True  # to be raised when the step is logged and saved
         if stopping:
             control.should_save = control.should_training_stop = True

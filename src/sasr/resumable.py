@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import GRPOTrainer
 
-from . import checkpoints, randomness, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
+from . import checkpoints, host_memory, randomness, shared_warmup, trl_surface  # noqa: F401 - importing trl_surface checks the version of TRL
 from .errors import Diverged, InputError
 from .timed_saves import TimedSaves, drop_timed
 
@@ -85,6 +85,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         except Diverged:
             raise
         except Exception:
+            host_memory.release()
             with suppress(Exception):  # of a disk that is full or a device that is gone; the checkpoint before is safe
                 self.after_failure()
             raise

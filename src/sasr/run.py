@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from . import checkpoints, locks, out_of_memory, quantised, shared_warmup
+from . import checkpoints, host_memory, locks, out_of_memory, quantised, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
 from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
@@ -142,7 +142,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
             exams = Exams(task, exam_rows, settings.task, directory, view, stop, trackers)
             trackers.follow(RunCallback(trainer, exams, stop, directory, view))
             try:
-                finished = _train_to_the_end(trainer, exams, trackers, checkpoint, view, say)
+                with host_memory.bounded(trainer.accelerator.device):
+                    finished = _train_to_the_end(trainer, exams, trackers, checkpoint, view, say)
             except Exception as error:
                 if not out_of_memory.is_out_of_memory(error):
                     raise

@@ -135,8 +135,10 @@ def _run(request: Request, directory: Path, again: str) -> None:
 
 
 def _examine(request: Request, task: Any, rows: list, others: list, store: Any, view: Any) -> dict[str, Any]:
+    from sasr import host_memory
     from sasr.exam.examiner import Examiner
     from sasr.out_of_memory import is_out_of_memory
+    from sasr.quantised import accelerator_or_cpu
 
     started = time.monotonic()
     examiner = Examiner(request, task)
@@ -152,7 +154,8 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
             view.update(before + new)
 
         try:
-            block = examiner.examine(rows[first : first + size], first // size, progress)
+            with host_memory.bounded(accelerator_or_cpu()):
+                block = examiner.examine(rows[first : first + size], first // size, progress)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
