@@ -144,6 +144,26 @@ def test_time_without_step_seconds_leaves_out_exams():
     assert view._left() == "16s left"
 
 
+def test_an_exam_shows_its_pace_and_the_time_it_has_left():
+    plain, clock, out = view_on(False)
+    plain.start(10, 0, 0, "t")
+    for begun in (0, 1000):
+        clock.now = begun
+        for done, seconds in ((0, 0), (4, 20), (8, 40), (12, 60), (16, 100)):
+            clock.now = begun + seconds
+            plain.exam("initial", done, 16)
+    said = ["exam initial 8/16  5.0 s each  40s left", "exam initial 16/16  6.2 s each"]
+    assert out.getvalue().splitlines()[1:] == 2 * said
+    rich, clock, _ = view_on(True)
+    with rich:
+        rich.start(10, 0, 0, "t")
+        rich.exam("final", 0, 900)
+        assert screen(rich, 80)[-1].strip() == "exam final   0/900"
+        clock.now += 10
+        rich.exam("final", 300, 900)
+        assert screen(rich, 80)[-1].strip() == "exam final   300/900  30.0 a second  20s left"
+
+
 def test_in_a_notebook_one_display_is_redrawn(monkeypatch, capsys):
     shown = []
 

@@ -122,12 +122,14 @@ class Exams:
             if self.view is not None:
                 self.view.exam(label, done, total)
 
+        rows = self.rows[args.process_index :: args.world_size]
+        progress(0, len(rows) * (1 + self.samples))
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             own = examine_rows(
                 model,
                 trainer._tokenizer,
                 self.task,
-                self.rows[args.process_index :: args.world_size],
+                rows,
                 samples=self.samples,
                 max_new_tokens=args.max_completion_length,
                 temperature=args.temperature,

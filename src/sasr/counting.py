@@ -9,7 +9,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from sasr.live import format_duration
+from sasr.live import format_count
 from sasr.terminal import TerminalView, is_main
 
 _PLAIN_SECONDS = 30.0
@@ -46,13 +46,8 @@ class CountView(TerminalView):
             self._print(self._state())
 
     def _state(self) -> str:
-        new, seconds = self._done - self._first, self._clock() - self._started
-        state = f"{self._done}/{self._total} {self.unit}"
-        if not new or seconds <= 0:
-            return state
-        left = (self._total - self._done) * seconds / new
-        pace = f"{new / seconds:.1f} a second" if new >= seconds else f"{seconds / new:.1f} s each"
-        return f"{state}  {pace}" + (f"  {format_duration(left)} left" if left else "")
+        seconds = self._clock() - self._started
+        return format_count(self._done, self._total, self._done - self._first, seconds, self.unit)
 
     def _render(self) -> Text:
         tail = f" {self._state()}"

@@ -67,6 +67,16 @@ def format_pace(seconds: float | None) -> str:
     return f"{1 / seconds:.0f} steps/s" if 0 < seconds < 0.1 else f"{seconds:.2f} s/step"
 
 
+def format_count(done: int, total: int, new: int, seconds: float, unit: str = "") -> str:
+    """`64/192`, with pace and time left once some are done: `new` of them in so many seconds."""
+    state = f"{done}/{total} {unit}".rstrip()
+    if new <= 0 or seconds <= 0:
+        return state
+    left = (total - done) * seconds / new
+    pace = f"{new / seconds:.1f} a second" if new >= seconds else f"{seconds / new:.1f} s each"
+    return f"{state}  {pace}" + (f"  {format_duration(left)} left" if left else "")
+
+
 def format_number(value: float) -> str:
     """Three or so digits: `1.31`, `143`, `2.0e-05`, `1.2e+04`, `nan`."""
     size = abs(value)
@@ -105,6 +115,7 @@ class LiveView(TerminalView):
         self._pace, self._chance = _Mean(), _Mean()
         self._costs = {kind: _Mean() for kind in _LETTERS}
         self._exam: tuple[str, int, int] | None = None
+        self._exam_began = 0.0
         self._started = self._mark = self._printed_at = self._exam_printed_at = clock()
         self._printed_step = -1
 
@@ -152,13 +163,18 @@ class LiveView(TerminalView):
         return _clean(text)
 
     def exam(self, label: str, done: int, total: int) -> None:
-        """Progress of an exam in completions; its time does not count as time of steps."""
+        """Progress of an exam in completions, from 0 on; its time does not count as time of steps."""
         with self._lock:
             now = self._mark = self._clock()
+            if done == 0:
+                self._exam_began = self._exam_printed_at = now
             self._exam = (_one_line(label), done, total) if done < total else None
         if not self._rich and (done >= total or now - self._exam_printed_at >= _PLAIN_SECONDS):
             self._exam_printed_at = now
-            self._print(f"exam {_one_line(label)} {done}/{total}")
+            self._print(f"exam {_one_line(label)} {self._examined(done, total)}")
+
+    def _examined(self, done: int, total: int) -> str:
+        return format_count(done, total, done, self._mark - self._exam_began)
 
     def stop(self) -> None:
         """End the display, leaving its last state on the screen. May be called twice."""
@@ -205,7 +221,7 @@ class LiveView(TerminalView):
                 lines += [self._state(width), self._scores(width), self._history(width)]
             if self._exam is not None:
                 label, done, total = self._exam
-                lines.append(_fit([(f"exam {label}", "bold"), (f"{done}/{total}", "")], width))
+                lines.append(_fit([(f"exam {label}", "bold"), (self._examined(done, total), "")], width))
         return Group(*lines)
 
     def _head(self, width: int) -> Text:
