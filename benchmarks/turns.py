@@ -116,6 +116,7 @@ def parse(
     parser.add_argument("--steps", type=int, default=steps, help="optimizer steps that are measured")
     parser.add_argument("--skipped", type=int, default=skipped, help="first steps that are not")
     parser.add_argument("--warmup", type=int, default=150, help="SFT steps before, for a model made from scratch")
+    parser.add_argument("--bf16", action="store_true", help="autocast on a CPU too; on a GPU it always is")
     parser.add_argument("--quick", action="store_true", help="a few small steps: whether it works, not how fast")
     parser.add_argument("--json", type=Path, help="file for every measurement")
     for name, default in more:
@@ -124,6 +125,7 @@ def parse(
     if options.quick:
         options.rollouts, options.group, options.demonstrations = 8, 4, 4
         options.length, options.steps, options.warmup = 6, 3, 0
+    COMMON["bf16"] = CUDA or options.bf16
     if options.model not in TINY_MODELS:
         options.warmup = 0
     setting = Setting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.util
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ pytest.register_assert_rewrite("recorded_steps", "refusals", "small_exam", "vllm
 @pytest.fixture(scope="session", autouse=True)
 def scratch(tmp_path_factory):
     """Where libraries and commands put temporary files, which some of them leave: they go with those of the tests."""
+    multiprocessing.util.get_temp_dir()  # not in there: it is removed when this process ends, which is later
     directory = tmp_path_factory.mktemp("t", numbered=False)  # short: sockets are made in it
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(directory))

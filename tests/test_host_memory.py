@@ -81,7 +81,7 @@ def test_never_less_than_nothing(tmp_path_factory, free, limit, used):
 
 def test_what_is_too_much_is_refused_and_what_is_not_is_given(monkeypatch):
     monkeypatch.setattr(host_memory, "available", lambda: 512 * MIB)
-    with host_memory.bounded(torch.device("cpu")):
+    with host_memory.bounded(torch.device("cpu", 0)):
         torch.empty(200 * MIB, dtype=torch.int8)
         with pytest.raises(RuntimeError) as caught:
             torch.empty(1024 * MIB, dtype=torch.int8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -12,7 +14,9 @@ from trl.kernels import chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
 
 import toy
-from sasr import fused_head, prefill, spread
+from sasr import fused_head, prefill, record, spread
+from sasr.task_config import TaskConfig
+from sasr.tasks.base import Task, Verdict
 
 PROMPTS = ["1+2=", "1+2=", "1+2=", "34+5=", "34+5=", "34+5=", "1+2="]  # of two lengths, and one comes back
 
@@ -71,6 +75,62 @@ def test_a_cache_that_cannot_be_copied_is_left_alone():
     assert prefill.prompt_cache(toy.model(), **inputs, index=index).layers[0].keys.shape[:3:2] == (7, 4)
     assert prefill.prompt_cache(OtherCache(), **inputs, index=index) is None
     assert prefill.prompt_cache(toy.model(), *(value[:, -1:] for value in inputs.values()), index=index) is None
+
+
+# ---- mixed precision ----
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a weight matrix of the model is cast."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.weight, self.count = model.model.layers[0].mlp.up_proj.weight, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() == self.weight.data_ptr():
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_rollouts_cast_the_weights_once_and_are_the_same(tmp_path, monkeypatch):
+    trained = toy.trainer(tmp_path, bf16=True, max_steps=1, sft_warmup_steps=1, max_completion_length=6)
+    trained.train()
+    ids, found, casts = padded(PROMPTS)[0], {}, {}
+    trained.eos_token_ids = trained.generation_config.eos_token_id = [15]  # none ends early
+    for how in ("once", "each time"):
+        if how == "each time":
+            monkeypatch.setattr(trained.accelerator, "autocast", nullcontext)
+        torch.manual_seed(1)
+        with Casts(trained.model) as seen:
+            found[how], _ = trained._generate_single_turn(ids, None, {}, 1)
+        casts[how] = seen.count
+    assert found["once"] == found["each time"]
+    assert casts == {"once": 1, "each time": 1 + max(map(len, found["once"]))}  # the prompts', and one a token
+
+
+def test_exams_within_a_run_cast_the_weights_once_a_batch(tmp_path):
+    class Any(Task):
+        name = "any"
+
+        def to_row(self, record):
+            return record
+
+        def check(self, completion, row):
+            assert not torch.is_autocast_enabled("cpu"), "a judge may be a model of its own precision"
+            return Verdict(True, True)
+
+        def well_formed(self, completion):
+            return True
+
+    rows = [{"prompt": prompt, "answer": "3"} for prompt in ("1+2=", "2+1=", "3+0=")]
+    trained = toy.trainer(tmp_path, bf16=True, schedule="sft", max_steps=1, sft_warmup_steps=1)
+    trained.args.per_device_eval_batch_size = 3
+    results = record(trained, Any(), rows, TaskConfig(exam_at=["initial"], exam_samples=2))
+    with Casts(trained.model) as seen:
+        trained.train()
+    assert results["initial"]["pass_at"]["1"] == 1.0
+    assert seen.count == 3 + 1  # a greedy batch, two of samples, and the step itself
 
 
 # ---- the LM head ----

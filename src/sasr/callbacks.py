@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from . import host_memory
 from .checkpoints import write_atomically
 from .disconnect import is_hangup, stop_signals
 from .exam import examine_rows, merge_records, summarise
+from .exam.engines import TransformersEngine
 from .live import LiveView
 from .metrics import METRICS_FILE, MetricsFile
 from .safeguards import best_checkpoint
@@ -124,6 +126,9 @@ class Exams:
 
         rows = self.rows[args.process_index :: args.world_size]
         progress(0, len(rows) * (1 + self.samples))
+        # A sharded model has its weights whole for one layer at a time; there is nothing to be cast once.
+        sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        around = nullcontext if sharded else trainer.accelerator.autocast
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             own = examine_rows(
                 model,
@@ -138,6 +143,7 @@ class Exams:
                 eos_token_ids=trainer.eos_token_ids,
                 chat_template_kwargs=trainer.chat_template_kwargs,
                 progress=progress,
+                engine=TransformersEngine(model, around),
             )
         parts = gather_object([own]) if args.world_size > 1 else [own]
         result = summarise(merge_records(parts), self.samples, seconds=time.monotonic() - started)

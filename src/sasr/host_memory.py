@@ -49,7 +49,8 @@ def bounded(device: Any) -> Iterator[None]:
     """Refuse, in what runs here, memory that the host does not have. Nothing for work on an accelerator, whose driver
     maps more than it uses, and where the system knows no such limit."""
     global _before
-    if resource is not None and str(device) == "cpu" and available() is not None and _before is None:
+    on_host = str(device).partition(":")[0] == "cpu"
+    if resource is not None and on_host and _before is None and available() is not None:
         _before = resource.getrlimit(resource.RLIMIT_DATA)
     renew()
     try:

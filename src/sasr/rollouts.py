@@ -140,7 +140,9 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         arguments = (prompt_ids, images, multimodal_fields, num_generations, *rest)
         if not prefill.applies(self, multimodal=bool(images or multimodal_fields)):
             return super()._generate_single_turn(*arguments, **options)
-        with prefill.shared(self.accelerator.unwrap_model(self.model_wrapped), prompt_ids):
+        # In mixed precision the weights are then cast once a generation, not once a token.
+        once = self.accelerator.autocast()
+        with once, prefill.shared(self.accelerator.unwrap_model(self.model_wrapped), prompt_ids):
             return super()._generate_single_turn(*arguments, **options)
 
     def _get_per_token_logps_and_entropies(self, *arguments, **options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,10 +54,12 @@ class TransformersEngine:
 
     Args:
         model (`PreTrainedModel`): In evaluation mode, with a blank generation config (see `untouched`).
+        around (`Callable`, *optional*): Makes a context for each batch: autocast, in which a model that is trained in
+            mixed precision has its weights cast once a batch, not once a token.
     """
 
-    def __init__(self, model: PreTrainedModel):
-        self.model = model
+    def __init__(self, model: PreTrainedModel, around: Callable[[], AbstractContextManager] = nullcontext):
+        self.model, self.around = model, around
 
     def complete(
         self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, progress: Progress | None
@@ -79,7 +82,8 @@ class TransformersEngine:
             jobs = [index for index in order for _ in range(repeats)]
             for start in range(0, len(jobs), sampling.batch_size):
                 batch = jobs[start : start + sampling.batch_size]
-                made = generate(self.model, [prompt_ids[i] for i in batch], config)
+                with self.around():
+                    made = generate(self.model, [prompt_ids[i] for i in batch], config)
                 for index, ids in zip(batch, made, strict=True):
                     completions[index].append(ids)
                 done += len(batch)
