@@ -94,6 +94,18 @@ def test_what_is_too_much_is_refused_and_what_is_not_is_given(monkeypatch):
     assert resource.getrlimit(resource.RLIMIT_DATA) == UNBOUNDED
 
 
+def test_memory_that_another_program_takes_for_a_moment_is_not_lost(monkeypatch):
+    def bound(free):
+        monkeypatch.setattr(host_memory, "available", lambda: free * MIB)
+        host_memory.renew()
+        return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+    with host_memory.bounded("cpu"):
+        most = bound(2**30)
+        assert [bound(512) for _ in range(19)] == [most] * 19
+        assert bound(512) < most
+
+
 def test_an_accelerators_driver_is_left_alone():
     with host_memory.bounded("cuda:0"):
         assert resource.getrlimit(resource.RLIMIT_DATA) == UNBOUNDED

@@ -7,6 +7,7 @@ says with which settings the same run goes on.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,9 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _RESERVE = 0.02
 # The limits, soft and hard, as they were; None while nothing is bounded.
 _before: tuple[int, int] | None = None
+# What this process had and could have, in bytes, at the last steps. The largest counts: another run beside it takes
+# gigabytes in its backward pass and gives them back.
+_rooms: deque[int] = deque(maxlen=20)
 
 
 def available(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
@@ -60,16 +64,15 @@ def bounded(device: Any) -> Iterator[None]:
 
 
 def renew() -> None:
-    """Take the memory that is available now for the bound, if there is one."""
+    """Look at how much memory there is, and set the bound accordingly, if there is one."""
     if _before is None:
         return
     with suppress(OSError, KeyError, ValueError):
         free = available()
         if free is not None:
-            bound = 1024 * _numbers(_PROC / "self/status")["VmData"] + free
-            soft, hard = _before
-            known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-            resource.setrlimit(resource.RLIMIT_DATA, (min([bound, *known]), hard))
+            _rooms.append(1024 * _numbers(_PROC / "self/status")["VmData"] + free)
+            known = [limit for limit in _before if limit != resource.RLIM_INFINITY]
+            resource.setrlimit(resource.RLIMIT_DATA, (min([max(_rooms), *known]), _before[1]))
 
 
 def release() -> None:
@@ -78,6 +81,7 @@ def release() -> None:
     if _before is not None:
         resource.setrlimit(resource.RLIMIT_DATA, _before)
         _before = None
+        _rooms.clear()
 
 
 def _room(group: Path, controllers: str) -> int | None:
