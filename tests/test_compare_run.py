@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -206,11 +208,18 @@ def test_interrupted_and_continued(whole, recipe, tmp_path):
     assert steps_of(out, "runs/sasr/seed-2") == steps_of(whole, "runs/sasr/seed-2")
 
 
-def test_seeds_are_added_to_a_comparison_that_is_done(whole, tmp_path, capsys):
+def test_seeds_are_added_to_a_comparison_that_is_done(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10_000_000))
     out = Path(shutil.copytree(whole, tmp_path / "out"))
+    for checkpoint in out.glob("runs/*/*/checkpoint-*"):  # not needed any more
+        shutil.rmtree(checkpoint)
     before = {path: path.read_bytes() for path in out.glob("*/*/*/*.safetensors")}
     command = ["compare", "--output_dir", str(out), "--resume_from_checkpoint"]
     assert sasr.cli.main([*command, "--seeds", "2-3", "--jobs", "1"]) == 0
+    # Two checkpoints and the model, 0.6M parameters; then seed 3 and its warm-up, of the second seed `random` alone.
+    told = r"a run leaves (.+) MB, the (\d) to come (.+) MB, and 10.0 MB are free: make room"
+    ((one, number, all_),) = re.findall(told, capsys.readouterr().out)
+    assert 16 < float(one) < 30 and number == "4" and float(all_) == pytest.approx(4 * float(one), abs=0.3)
     seeds = {method["method"]: method["seeds"] for method in results(out)["methods"]}
     assert seeds == {"static": [1, 2, 3], "sasr": [1, 2, 3], "random": [1, 2, 3]}
     assert len(before) > 4 and all(path.read_bytes() == data for path, data in before.items())

@@ -1,4 +1,4 @@
-"""The table of a pretrained model in docs/evidence.md, from the results.json of compare.yaml.
+"""The tables of a pretrained model in docs/evidence.md, from the results of compare.yaml and of poor.yaml.
 
 Run: python docs/results/smollm2-stories/figures.py
 """
@@ -17,9 +17,8 @@ from page import insert, paired, read, shown  # noqa: E402
 from sasr.compare.statistics import interval, mean  # noqa: E402
 
 
-def table() -> list[str]:
-    """The methods, best first."""
-    path = HERE / "results.json"
+def table(path: Path) -> list[str]:
+    """The methods of a comparison, best first."""
     values = read(path)
     lines = [
         "| method | pass@1 | greedy | `sasr` - it | SFT share | time in steps | rollout tokens |",
@@ -39,4 +38,6 @@ def table() -> list[str]:
 
 
 if __name__ == "__main__":
-    insert(HERE.parents[1] / "evidence.md", "smollm2-stories", table())
+    page = HERE.parents[1] / "evidence.md"
+    insert(page, "smollm2-stories", table(HERE / "results.json"))
+    insert(page, "smollm2-poor", table(HERE / "poor.json"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.filesize import decimal
 
 from sasr import locks
 from sasr.callbacks import StopRequest
@@ -81,6 +82,7 @@ class Runner:
         self._children: list[_Child] = []
         self._pace = Pace()
         self._lock: Any = None
+        self._space_told = False
 
     def run(self) -> int:
         """Returns the exit status: 0, 1 if a run failed, 128 + the signal that stopped it."""
@@ -241,12 +243,27 @@ class Runner:
             if child.fresh:
                 self._pace.took(run.method, time.monotonic() - child.begun)
             self.view.message(self._told(run))
+            if run.stage != "warmup" and not self._space_told:
+                self._tell_space(run)
         elif stopping and code in (143, 130, -signal.SIGTERM, -signal.SIGKILL):
             self.status[run.path] = "stopped"
         else:
             self.status[run.path] = f"failed: {_why(child)} (see {_LOGS}/{run.path}.log)"
         if self.status[run.path].startswith("failed"):
             self.view.message(f"{_name(run)} {self.status[run.path]}")
+
+    def _tell_space(self, run: Run) -> None:
+        """Say so if the runs to come will not find room, each leaving as much as this one."""
+        taken = sum(file.stat().st_size for file in (self.directory / run.path).rglob("*") if file.is_file())
+        done, total, _ = self._counts()
+        needed, free = (total - done) * taken, shutil.disk_usage(self.directory).free
+        if needed > free:
+            self._space_told = True
+            self.view.message(
+                f"note: a run leaves {decimal(taken)}, the {total - done} to come {decimal(needed)}, and "
+                f"{decimal(free)} are free: make room (checkpoints of finished runs are not needed, those in "
+                "warmups/ are), or the comparison stops when the disk is full, and goes on when there is room"
+            )
 
     def _end_children(self, number: int) -> None:
         for child in self._children:
