@@ -44,6 +44,17 @@ def test_finished_directory_suggests_to_resume(error, run):
     assert "run is not empty" in message and "--resume_from_checkpoint" in message
 
 
+@pytest.mark.parametrize("lock", [True, False], ids=["", "copied without its lock"])
+def test_a_finished_model_without_its_checkpoints_is_not_trained_anew(error, run, lock):
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if not lock:
+        (run / ".lock").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "run has the model.safetensors of a finished run and no checkpoint to go on from" in error(*RESUME)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     ("flags", "fragment"),
     [

@@ -27,7 +27,16 @@ from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
 from .rows import RowReader, check_lengths, collect_rows, difficulty_notes, seen_in
-from .run_directory import CONFIG_FILE, CONFIG_HEAD, check_free, claim, clear, failures_told, how_to_go_on
+from .run_directory import (
+    CONFIG_FILE,
+    CONFIG_HEAD,
+    check_free,
+    check_unfinished,
+    claim,
+    clear,
+    failures_told,
+    how_to_go_on,
+)
 from .tasks import get_task
 from .tasks.base import Row, Task
 from .tasks.loading import for_model
@@ -66,6 +75,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if donor is not None:
         shared_warmup.check_settings(donor, args)
     if is_main():
+        if again:
+            check_unfinished(directory)
         check_free(directory) if checkpoint is None and not again else claim(directory)
     name = settings.model.model_name_or_path
     if name is None:

@@ -14,7 +14,7 @@ from .errors import Diverged, InputError, RunFailed, disk_failures_told
 from .exam.store import EXAM_FILE
 from .metrics import METRICS_FILE
 from .report import REPORT_FILE
-from .runs.state import resume_command
+from .runs.state import SAVED_MODEL, resume_command
 
 CONFIG_FILE = "config.yaml"
 CONFIG_HEAD = "# sasr "  # the command, as a comment
@@ -34,6 +34,16 @@ def check_free(directory: Path) -> None:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"output_dir {directory} cannot be written: {above} is a file, or without permission")
+
+
+def check_unfinished(directory: Path) -> None:
+    """Raise `InputError` if a run without checkpoints, which would be begun again, has been trained to its end: they were
+    removed, or it kept none. Its model would be replaced."""
+    model = next((name for name in SAVED_MODEL if (directory / name).is_file()), None)
+    if model is not None and locks.outcome(directory) in ("finished", None):  # None: copied without its lock
+        raise InputError(
+            f"output_dir {directory} has the {model} of a finished run and no checkpoint to go on from: choose another"
+        )
 
 
 def _never_trained(directory: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sasr import locks
 
-_SAVED = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
+SAVED_MODEL = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def run_state(directory: Path, step: int, max_steps: float | None, exams: Mappin
         return State("running", f"running, step {step}{of}")
     outcome = locks.outcome(directory)
     if outcome is None:  # copied, or of an earlier version
-        done = "final" in exams or any((directory / name).is_file() for name in _SAVED)
+        done = "final" in exams or any((directory / name).is_file() for name in SAVED_MODEL)
         saved = bool(step) and (directory / f"checkpoint-{step}").is_dir()
         outcome = "finished" if done else "stopped" if saved else "unfinished"
     name, _, why = outcome.partition(": ")
