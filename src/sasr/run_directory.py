@@ -37,7 +37,7 @@ def check_free(directory: Path) -> None:
 
 
 def check_unfinished(directory: Path) -> None:
-    """Raise `InputError` if a run without checkpoints, which would be begun again, has been trained to its end: they were
+    """Raise `InputError` if a run without checkpoints, to be begun again, has been trained to its end: they were
     removed, or it kept none. Its model would be replaced."""
     model = next((name for name in SAVED_MODEL if (directory / name).is_file()), None)
     if model is not None and locks.outcome(directory) in ("finished", None):  # None: copied without its lock
