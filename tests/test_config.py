@@ -119,7 +119,7 @@ def test_schedules_take_their_settings():
         ({"flat_groups": "resample", "top_entropy_quantile": 0.5}, "top_entropy_quantile to 1.0"),
         ({"flat_groups": "resample", "scale_rewards": "batch"}, "advantages within groups"),
         ({"schedule": "luffy", "flat_groups": "resample"}, "luffy studies flat groups too"),
-        ({"curriculum": "hard_to_easy"}, "unknown curriculum 'hard_to_easy'.*none, easy_to_hard, adaptive"),
+        ({"curriculum": "hard_to_easy"}, "unknown curriculum 'hard_to_easy'.*auto, none, easy_to_hard, adaptive"),
         (
             {"curriculum": "easy_to_hard", "max_seconds": 9.0, "lr_scheduler_type": "constant"},
             "max_seconds.*curriculum easy_to_hard is spread over all",

@@ -7,12 +7,13 @@ import math
 from collections import Counter
 
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toy
 from sasr import InputError
-from sasr.curriculum import Curriculum, Levels, LevelStream, SuccessRates, level_of
+from sasr.curriculum import Curriculum, Levels, LevelStream, SuccessRates, harder_than_shown, level_of
 
 rows_with_levels = st.dictionaries(st.integers(0, 200), st.integers(1, 5).map(float), min_size=1, max_size=60)
 two_levels = rows_with_levels.filter(lambda rows: len(set(rows.values())) > 1)
@@ -209,6 +210,44 @@ def test_adaptive_in_a_run_asks_what_half_of_the_rollouts_solve(tmp_path):
     late = [2 - difficulty for difficulty, _, _ in log[20:]]
     assert sum(late) / len(late) > plain + 0.2
     assert min(late) < 1, "the other level is asked too"
+
+
+def only_easy_ones_shown() -> Dataset:
+    return toy.rows().map(lambda row: {"completion": row["completion"] if row["difficulty"] == 1 else None})
+
+
+def test_auto_is_adaptive_where_questions_are_harder_than_every_demonstration(tmp_path):
+    def trajectory(curriculum: dict, data: Dataset) -> list[tuple]:
+        number = len(list(tmp_path.iterdir()))
+        trained = toy.trainer(tmp_path / str(number), data=data, schedule="alternate", **curriculum)
+        trained.train()
+        return toy.history(trained, "loss", "grad_norm", "reward", "sasr/difficulty")
+
+    auto, adaptive, none = {}, {"curriculum": "adaptive"}, {"curriculum": "none"}
+    harder, shown = only_easy_ones_shown(), toy.rows()
+    assert trajectory(auto, harder) == trajectory(adaptive, harder) != trajectory(none, harder)
+    assert trajectory(auto, shown) == trajectory(none, shown) != trajectory(adaptive, shown)
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        ({"schedule": "grpo", "sft_warmup_steps": 0}, {}),  # nothing is studied
+        ({"rollouts_ahead": 2}, {}),  # they cannot wait for the success of those before
+        ({"curriculum": "none"}, {}),
+        ({}, {"demonstration_dataset": toy.rows(6).remove_columns("difficulty")}),
+    ],
+    ids=["no SFT", "rollouts ahead", "none", "demonstrations without difficulty"],
+)
+def test_auto_is_none_where_it_cannot_be_or_has_no_reason(tmp_path, change, more):
+    assert toy.trainer(tmp_path, data=only_easy_ones_shown()).curriculum.mode == "adaptive"
+    assert toy.trainer(tmp_path, data=only_easy_ones_shown(), **change, more=more).curriculum is None
+
+
+@given(st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)))
+def test_harder_than_shown(asked, shown):
+    found = harder_than_shown(asked, shown)
+    assert found == [level for level in range(1, 10) if level in asked and shown and all(level > s for s in shown)]
 
 
 def test_success_by_difficulty_is_told_without_a_curriculum(tmp_path):

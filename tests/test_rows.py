@@ -190,6 +190,10 @@ def test_questions_harder_than_every_demonstration(tmp_path):
     assert note.startswith("note: the questions of difficulty 3, 4.5, 5 are harder than every demonstration")
     (note,) = difficulty_notes(rows([1], range(1, 7)), [], toy.settings(tmp_path))
     assert "difficulty 2, 3, 4, ... are" in note
+    assert note.endswith("(--curriculum adaptive)"), "what auto comes to"
+    for settings in ({"curriculum": "none"}, {"rollouts_ahead": 1}):
+        (note,) = difficulty_notes(easy, [], toy.settings(tmp_path, **settings))
+        assert note.endswith("SFT may teach to answer them as if they were easy: --curriculum adaptive has helped")
     for settings in ({"curriculum": "adaptive"}, {"schedule": "grpo", "sft_warmup_steps": 0}):
         assert difficulty_notes(easy, [], toy.settings(tmp_path, **settings)) == []
 

@@ -73,7 +73,7 @@ def check_settings(args: SASRConfig) -> None:
         (torch.accelerator.is_available() and not args.use_cpu, "an accelerator (use_cpu: true keeps off it)"),
         (args.bf16 or args.fp16, "mixed precision (bf16, fp16)"),
         (args.trust_remote_code, "trust_remote_code"),
-        (args.curriculum != "none", "a curriculum, whose questions are chosen when they are asked"),
+        (args.curriculum not in ("auto", "none"), "a curriculum, whose questions are chosen when they are asked"),
         (args.flat_groups == "resample", "flat_groups resample, which asks further questions in the step"),
         (
             per_generation != per_step,

@@ -101,9 +101,10 @@ class SASRConfig(GRPOConfig):
         rollouts_ahead (`int`, *optional*, defaults to `0`):
             While SFT steps run, a process of its own generates for the next GRPO step, with weights at most so many
             optimizer steps older than those that are trained (see `sasr.ahead`). 0: each step generates for itself.
-        curriculum (`str`, *optional*, defaults to `"none"`):
-            How the rows' `difficulty` orders questions and demonstrations after the warm-up: not at all,
-            `"easy_to_hard"`, or `"adaptive"`, most where half of the rollouts succeed (see `sasr.curriculum`).
+        curriculum (`str`, *optional*, defaults to `"auto"`):
+            How the rows' `difficulty` orders questions and demonstrations after the warm-up: `"none"`, not at all;
+            `"easy_to_hard"`; `"adaptive"`, most where half of the rollouts succeed; or `"auto"`, which is `"adaptive"`
+            where questions are harder than every demonstration, else `"none"` (see `sasr.curriculum`).
         divergence_every (`int`, *optional*, defaults to `10`):
             With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
             GRPO's own KL term of the last rollouts is d_t, 0 before the first.
@@ -209,7 +210,7 @@ class SASRConfig(GRPOConfig):
     failed_decay: float = setting(0.9, "Weight of a failed question for each step since: 0 the last first, 1 alike.")
     flat_groups: str = setting("keep", "Groups of rollouts without a spread of rewards: keep, skip, or resample.")
     rollouts_ahead: int = setting(0, "Generate during SFT steps, with weights at most so many steps old; 0 for never.")
-    curriculum: str = setting("none", "Rows by difficulty after the warm-up: none, easy_to_hard or adaptive.")
+    curriculum: str = setting("auto", "Rows by difficulty after the warm-up: auto, none, easy_to_hard or adaptive.")
     divergence_every: int = setting(10, "sasr: measure the divergence every so many steps (when beta is 0).")
     divergence_probe: int = setting(16, "sasr: prompts in the divergence probe (when beta is 0).")
     warmup_norm: str = setting("mean", "Warm-up gradient norm: mean (over its last half), first (10 steps) or last.")

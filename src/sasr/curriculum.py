@@ -1,6 +1,7 @@
 """Which difficulty comes next (`curriculum`), in the questions of GRPO and the demonstrations of SFT after the warm-up.
 
 - `none`: all rows alike, whatever their difficulty.
+- `auto`: `adaptive` where GRPO asks what is harder than all that SFT shows, else `none`.
 - `easy_to_hard`: one more level is open in each equal part of the steps, the easiest first; all rows of these alike.
 - `adaptive`: a level is drawn by its number of rows times s (1 - s), s its current success rate in rollouts: most where
   half of them succeed.
@@ -17,12 +18,15 @@ import bisect
 import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .streams import RowStream
 
-MODES = ("none", "easy_to_hard", "adaptive")
+if TYPE_CHECKING:
+    from .config import SASRConfig
+
+MODES = ("auto", "none", "easy_to_hard", "adaptive")
 _UNIFORM = 0.2  # share of the draws that looks at no success rate
 _MEMORY = 0.95  # what an earlier question of the same level counts against the last one
 _SHOWN = 12  # levels
@@ -38,6 +42,21 @@ def level_of(value: Any, where: str) -> float:
         shown = "no difficulty" if value is None else f"the difficulty {value!r}, which is no number"
         raise InputError(f"{where} has {shown}: a curriculum needs one in every row, or set curriculum to none")
     return level
+
+
+def harder_than_shown(asked: Iterable[float], shown: Iterable[float]) -> list[float]:
+    """The levels of questions above those of all demonstrations, in ascending order; none without demonstrations."""
+    hardest = max(shown, default=float("inf"))
+    return sorted({level for level in asked if level > hardest})
+
+
+def chosen_mode(args: SASRConfig, harder: Sequence[float]) -> str:
+    """What `curriculum` comes to in a run whose questions of these levels are harder than every demonstration."""
+    if args.curriculum != "auto":
+        return args.curriculum
+    # Rollouts are made ahead before the success that would choose their questions is known.
+    studies_and_asks = all(args.kinds_of_steps(args.build_schedule()))
+    return "adaptive" if harder and studies_and_asks and not args.rollouts_ahead else "none"
 
 
 class SuccessRates:

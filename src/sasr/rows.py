@@ -10,10 +10,10 @@ from typing import Any, Literal
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from . import curriculum
 from .checkpoints import digest_rows, write_atomically
 from .config import SASRConfig
 from .counting import counted
-from .curriculum import level_of
 from .demonstrations import tokenize_prompts
 from .errors import InputError
 from .held_out import kept_from_sft
@@ -155,13 +155,16 @@ def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SA
 def difficulty_notes(rows: list[Row], demonstrations: list[Row], args: SASRConfig) -> list[str]:
     """A note if there is to be SFT and GRPO, and GRPO asks what is harder than all that SFT shows."""
     harder = harder_than_shown(rows, demonstrations)
-    if not harder or args.curriculum != "none" or not all(args.kinds_of_steps(args.build_schedule())):
+    if not harder or not all(args.kinds_of_steps(args.build_schedule())):
         return []
     levels = ", ".join(f"{level:g}" for level in harder[:3]) + (", ..." if len(harder) > 3 else "")
-    return [
-        f"note: the questions of difficulty {levels} are harder than every demonstration, and SFT may teach to answer "
-        "them as if they were easy: --curriculum adaptive has helped there"
-    ]
+    what = f"note: the questions of difficulty {levels} are harder than every demonstration"
+    mode = curriculum.chosen_mode(args, harder)
+    if mode == "none":
+        return [f"{what}, and SFT may teach to answer them as if they were easy: --curriculum adaptive has helped"]
+    if args.curriculum == "auto":
+        return [f"{what}: after the warm-up those are asked most that succeed now and then (--curriculum {mode})"]
+    return []
 
 
 def harder_than_shown(rows: Sequence[Row], demonstrations: Sequence[Row]) -> list[float]:
@@ -170,10 +173,10 @@ def harder_than_shown(rows: Sequence[Row], demonstrations: Sequence[Row]) -> lis
     shown = [row for row in demonstrations or rows if row.get("completion")]
     asked = [row for row in rows if row.get("answer") is not None]
     try:
-        known, levels = ({level_of(row.get("difficulty"), "") for row in part} for part in (shown, asked))
+        known, levels = ({curriculum.level_of(row.get("difficulty"), "") for row in part} for part in (shown, asked))
     except InputError:
         return []
-    return sorted(level for level in levels if known and level > max(known))
+    return curriculum.harder_than_shown(levels, known)
 
 
 def held_out_rows(reader: RowReader, config: TaskConfig, seed: int) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasets import Dataset
 
 from . import held_out
-from .curriculum import Curriculum, Levels, level_of
+from .curriculum import Curriculum, Levels, chosen_mode, harder_than_shown, level_of
 from .demonstrations import Demonstration, Ids, tokenize_demonstrations
 from .errors import InputError
 
@@ -86,21 +86,23 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
 def _by_difficulty(
     trainer: SASRTrainer, rl_rows: list[int], source: Dataset, chosen: list[int]
 ) -> tuple[Levels, Curriculum | None]:
-    rows, mode = trainer.train_dataset, trainer.args.curriculum
+    args, rows = trainer.args, trainer.train_dataset
 
     def levels(dataset: Dataset, wanted: list[int]) -> list[float]:
         what = "row" if dataset is rows else "row of the demonstrations"
         column = list(dataset["difficulty"]) if "difficulty" in dataset.column_names else [None] * len(dataset)
         return [level_of(column[i], f"{what} {i + 1}") for i in wanted]
 
+    questions: dict[int, float] = {}
     try:
         questions = dict(zip(rl_rows, levels(rows, rl_rows), strict=True))
+        demonstrations = dict(enumerate(levels(source, chosen)))
     except InputError:
-        if mode != "none":
+        if args.curriculum not in ("auto", "none"):
             raise
-        return Levels({}), None
+        demonstrations = {}
+    mode = chosen_mode(args, harder_than_shown(questions.values(), demonstrations.values()))
     if mode == "none":
         return Levels(questions if len(set(questions.values())) > 1 else {}), None
-    demonstrations = dict(enumerate(levels(source, chosen)))
     known = Levels(questions, demonstrations.values())
-    return known, Curriculum(mode, known, demonstrations, trainer.args.seed)
+    return known, Curriculum(mode, known, demonstrations, args.seed)
