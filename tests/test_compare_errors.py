@@ -67,7 +67,6 @@ FLAGS = {
     "no-exam": (["--exam_rows", "0"], ["exam_rows is 0"]),
     "task": (["--task", "storis"], ["storis"]),
     "task-option": (["--task_options", '{"stps": 5}'], ["option of task stories 'stps'"]),
-    "no-budget": (["--task", "jsonl"], ["no budget", "--budget steps=300"]),
     "missing-data": ([*JSONL, "--data", "r.jsonl", "--budget", "steps=4"], ["r.jsonl", "no such file"]),
     "recipe": (["--config", "compare-storis"], ["no recipe 'compare-storis'", "compare-stories"]),
     "resume-and-config": (["--config", "stories", "--resume_from_checkpoint"], ["--output_dir", "without --config"]),
@@ -81,6 +80,12 @@ def test_flags(error, name):
     message = error(*SMALL, *flags)
     assert [f for f in fragments if f not in message] == [], message
     assert os.listdir(".") == [], "a refused comparison leaves nothing behind"
+
+
+def test_a_recipe_without_a_budget(error):
+    Path("recipe.yaml").write_text("task: jsonl\n")
+    message = error(*SMALL, "--config", "recipe.yaml")
+    assert "no budget" in message and "--budget steps=300" in message
 
 
 COMPARE = {

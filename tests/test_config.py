@@ -221,9 +221,20 @@ def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):
     assert parse([*out, "--gamma", "2.5"]).training.gamma == 2.5
     assert parse(out).task.task == "stories"
     assert parse([*out, "--task", "gsm8k"]).model.model_name_or_path == "Qwen/Qwen2.5-0.5B-Instruct"
-    own = parse([*out, "--task", "jsonl", "--sft_warmup_steps", "1"])
-    assert own.model.model_name_or_path is None
-    assert own.training.reward_weights == [1.0, 0.1]
+    for task in ("jsonl", "my_task.py:MyTask"):
+        own = parse([*out, "--task", task, "--sft_warmup_steps", "1"])
+        assert own.task.task == task and own.model.model_name_or_path is None, "as in the recipe for one's own, but:"
+        assert (own.training.sft_warmup_steps, own.training.reward_weights) == (1, [1.0, 0.1])
+        questions = own.training.generation_batch_size // own.training.num_generations
+        assert (questions, own.training.sft_learning_rate, own.training.lr_scheduler_type) == (8, 1e-5, "constant")
+
+
+def test_grpo_is_grpo_alone_whatever_warm_up_the_recipe_has(tmp_path):
+    out = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    assert parse(out).training.sft_warmup_steps == 250
+    assert parse([*out, "--schedule", "grpo"]).training.sft_warmup_steps == 0
+    assert parse([*out, "--schedule", "static"]).training.sft_warmup_steps == 250
+    assert parse([*out, "--schedule", "grpo", "--sft_warmup_steps", "9"]).training.sft_warmup_steps == 9
 
 
 def test_fingerprint_ignores_where_and_how_often():

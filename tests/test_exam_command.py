@@ -138,7 +138,18 @@ def test_a_run_gives_the_defaults(exam_place, tmp_path, capsys):
     """Held-out rows, limits and seed are those of the run, so the figures are about the same questions."""
     run = tmp_path / "run"
     flags = ["--task", "jsonl", "--data", "rows.jsonl", "--model_name_or_path", "lm", "--schedule", "sft"]
-    flags += ["--max_steps", "2", "--per_device_train_batch_size", "4", "--num_generations", "4", "--save_steps", "2"]
+    flags += [
+        "--max_steps",
+        "2",
+        "--sft_warmup_steps",
+        "0",
+        "--per_device_train_batch_size",
+        "4",
+        "--num_generations",
+        "4",
+        "--save_steps",
+        "2",
+    ]
     flags += ["--max_completion_length", "5", "--exam_rows", "3", "--exam_samples", "3", "--temperature", "0.8"]
     assert sasr.cli.main(["train", *flags, "--seed", "7", "--output_dir", str(run)]) == 0
     final = json.loads((run / "exam.json").read_text())["final"]

@@ -135,10 +135,10 @@ def _as_list(value: Any, action: argparse.Action) -> Any:
     return [action.type(item) if isinstance(item, str) and callable(action.type) else item for item in items]
 
 
-def base_recipe(given: dict[str, Any]) -> str | None:
-    """The recipe that fills in what was not given: that of the task, if it has one."""
+def base_recipe(given: dict[str, Any]) -> str:
+    """The recipe that fills in what was not given: that of the task, or the one for tasks without."""
     name = str(given.get("task", "stories"))
-    return name if (RECIPES / f"{name}.yaml").is_file() else None
+    return name if (RECIPES / f"{name}.yaml").is_file() else "own"
 
 
 def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
@@ -158,10 +158,12 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
         recipe, source = {}, "config.yaml"
     else:
         name = base_recipe(flags)
-        recipe, source = (read_recipe(name), f"recipe {name}") if name else ({}, "")
+        recipe, source = read_recipe(name), f"recipe {name}"
     if defaults is None and flags.get("schedule", recipe.get("schedule")) != recipe.get("schedule"):
         # What a recipe says of its own schedule is not for the one that a flag puts in its place.
         foreign = settings_of_other_schedules(flags["schedule"])
+        if flags["schedule"] == "grpo":
+            foreign["sft_warmup_steps"] = "the others"  # it is GRPO alone, and may have no demonstrations
         recipe = {key: value for key, value in recipe.items() if key not in foreign}
     recipe = {**(defaults or {}), **recipe}
     environment = recipe.pop("env", None) or {}

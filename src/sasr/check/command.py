@@ -82,9 +82,9 @@ def _read(argv: list[str]) -> tuple[Settings, _Options]:
             rest.append("--model_name_or_path" if word == "--model" else word)
     named = {word.partition("=")[0] for word in rest if word.startswith("--")}
     task = next((rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "--task"), next(iter(TASKS)))
-    recipe = "--config" in named or base_recipe({"task": task}) is not None
+    recipe = "--config" in named or base_recipe({"task": task}) == task
     judges_needs = recipe or "--schedule" in named
-    # Without any recipe the settings are those of a training that nobody has asked for yet: one that is complete.
+    # Without a recipe of its name nobody has asked for a training of this task yet: the settings are those of any.
     settings = parse(["--output_dir", "unused", *rest], None if judges_needs else {"sft_warmup_steps": 1})
     tiny = str(settings.model.model_name_or_path).startswith("tiny-")
     return settings, _Options(

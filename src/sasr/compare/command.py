@@ -126,8 +126,6 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
         if not Path(config).is_file():
             raise InputError(f"there is no comparison to go on with in {options.output_dir}")
     source = config if config is not None else base_recipe(flags)
-    if source is None:
-        return {}, "the flags", str(flags.get("task"))
     recipe = read_recipe(source)
     path = Path(source) if Path(source).exists() else RECIPES / f"{source}.yaml"
     check_keys_once(path.read_text(encoding="utf-8"), source)
@@ -136,7 +134,8 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
         more = seeds_of(options.seeds, "--seeds")
         for method in recipe["compare"]["methods"].values():
             method["seeds"] = [*method["seeds"], *(seed for seed in more if seed not in method["seeds"])]
-    return recipe, source if config is not None else f"recipe {source}", Path(source).stem.removeprefix("compare-")
+    name = source if config is not None else str(flags.get("task", source))
+    return recipe, source if config is not None else f"recipe {source}", Path(name).stem.removeprefix("compare-")
 
 
 def _new_directory(name: str) -> Path:
