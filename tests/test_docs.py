@@ -82,11 +82,12 @@ def test_tiny_model_with_beta(tmp_path):
 def test_python_of_the_readme(tmp_path):
     (code,) = blocks("README.md", "python")
     toy.model(directory=tmp_path / "lm")
-    small = "max_steps=4, per_device_train_batch_size=8, num_generations=4, max_completion_length=4, use_cpu=True"
+    small = "per_device_train_batch_size=8, num_generations=4, max_completion_length=4, use_cpu=True"
     for written, run in {
         '"Qwen/Qwen2.5-0.5B-Instruct"': repr(str(tmp_path / "lm")),
-        'output_dir="run", sft_warmup_steps=50, max_steps=400': f"output_dir={str(tmp_path)!r}, sft_warmup_steps=2, "
-        f"{small}",
+        'output_dir="run", sft_warmup_steps=60, max_steps=500': f"output_dir={str(tmp_path)!r}, sft_warmup_steps=2, "
+        "max_steps=4",
+        "per_device_train_batch_size=16, gradient_accumulation_steps=4, num_generations=8": small,
     }.items():
         assert code.count(written) == 1
         code = code.replace(written, run)

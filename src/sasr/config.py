@@ -75,8 +75,8 @@ class SASRConfig(GRPOConfig):
         hint_weight (`float`, *optional*, defaults to `0.001`):
             `"uft"`: weight of the likelihood of the hints' tokens.
         gamma (`float`, *optional*, defaults to `1.0`):
-            `"sasr"`: pull towards GRPO, > 0. p_sft = 1 / (1 + gamma) while the SFT gradient norm stays at its warm-up
-            level.
+            `"sasr"`: pull towards GRPO, > 0. While the SFT gradient norm stays at its warm-up level p_sft is
+            1 / (1 + gamma), with `gamma_schedule` `"cosine"` in the middle of the run.
         gamma_schedule (`str`, *optional*, defaults to `"cosine"`):
             `"sasr"`: `"cosine"` lets the pull grow from none to all over the steps (or seconds) after the warm-up,
             along a cosine, so that a run ends with GRPO whatever its warm-up was. `"constant"` is the paper's.
@@ -155,9 +155,10 @@ class SASRConfig(GRPOConfig):
         max_seconds (`float`, *optional*):
             Budget: end the run after the step in which so many seconds have been spent inside optimizer steps, exams
             and saving apart. `max_steps` stays the upper bound; a resumed run goes on counting, and may be given more.
-            Needs a constant learning rate and a schedule that does not read the number of steps (not `"cosine"`).
+            Needs a constant learning rate and a schedule that does not read the number of steps.
         max_rollout_tokens (`int`, *optional*):
-            Budget: end the run after the step in which so many rollout tokens have been generated; as `max_seconds`.
+            Budget: end the run after the step in which so many rollout tokens have been generated; as `max_seconds`,
+            and not with `"cosine"` or a `gamma_schedule` that grows.
         warmup_from (`str`, *optional*):
             Directory of another run, or its checkpoint at step W: start from the end of its warm-up instead of doing
             the same one again. Whatever decides the warm-up must be equal.
@@ -197,7 +198,7 @@ class SASRConfig(GRPOConfig):
     luffy_shaping: float = setting(0.1, "luffy: c > 0 of the shaped ratio pi / (pi + c) of demonstrations.")
     hint_steps: int = setting(300, "uft: steps after the warm-up over which the hints shrink.")
     hint_weight: float = setting(0.001, "uft: weight of the likelihood of the hints' tokens.")
-    gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; p_sft = 1/(1+gamma) at the warm-up's gradient norm.")
+    gamma: float = setting(1.0, "sasr: pull towards GRPO, > 0; larger means fewer SFT steps.")
     gamma_schedule: str = setting("cosine", "sasr: cosine, a pull that grows over the run, or constant, the paper's.")
     useful_passes: float = setting(
         16.0, "sasr: passes over the demonstrations after which their pull is down to 1/e; 0: never, the paper's."

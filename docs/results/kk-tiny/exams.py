@@ -2,8 +2,8 @@
 
 Run: python docs/results/kk-tiny/exams.py runs/kk-main DIR (of the dataset's 3ppl_test.jsonl and 4ppl_test.jsonl; runs
 `sasr exam` where that is not done yet, and writes exams.json beside itself), then without arguments: writes the tables,
-of exams.json and of the comparisons' results.json and time.json, into docs/evidence.md, and that of the stories with
-100 demonstrations (../rule-study/told-tuned.json) too.
+of exams.json and of the comparisons' results.json and time.json, into docs/evidence.md, and those of the stories with
+100 demonstrations (../rule-study/told-tuned.json, told-tuned-time.json) too.
 """
 
 from __future__ import annotations
@@ -85,18 +85,20 @@ def compared(path: Path) -> list[str]:
     return lines
 
 
-def timed() -> list[str]:
-    """At equal seconds, best first."""
+def timed(path: Path) -> list[str]:
+    """At equal seconds, best first; with what was tuned, if anything was."""
+    (methods, tuned), values = best_first(path), read(path)
     lines = [
-        "| method, equal seconds | steps | pass@1 | pass@8 | it - static | `sasr` - it | SFT share | rollout tokens |",
-        "|---" * 8 + "|",
+        f"| method, equal seconds | {'tuned | ' if tuned else ''}steps | pass@1 | pass@8 | it - static | `sasr` - it "
+        "| SFT share | rollout tokens |",
+        "|---" * (8 + bool(tuned)) + "|",
     ]
-    path = HERE / "time.json"
-    (methods, _), values = best_first(path), read(path)
     for method in methods:
         name, each = method["method"], method["per_run"]
+        chosen = ", ".join(f"{key} {value:g}" for key, value in tuned.get(name, {}).items())
         lines.append(
-            f"| `{name}` ({len(method['seeds'])}) | {each['steps']:.0f} | {accuracy(values, method)} "
+            f"| `{name}` ({len(method['seeds'])}) | {f'{chosen} | ' if tuned else ''}{each['steps']:.0f} "
+            f"| {accuracy(values, method)} "
             f"| {method['sft_share']:.2f} | {each.get('rollout_tokens', 0) / 1000:.0f}k |"
         )
     return lines
@@ -132,8 +134,9 @@ def main() -> None:
         examine(Path(sys.argv[1]), Path(sys.argv[2]))
         return
     insert(PAGE, "kk-table", compared(HERE / "results.json"))
-    insert(PAGE, "kk-time", timed())
+    insert(PAGE, "kk-time", timed(HERE / "time.json"))
     insert(PAGE, "kk-exams", examined())
+    insert(PAGE, "told-time", timed(HERE.parent / "rule-study" / "told-tuned-time.json"))
     insert(PAGE, "told-table", compared(HERE.parent / "rule-study" / "told-tuned.json"))
 
 
