@@ -13,7 +13,7 @@ import yaml
 
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints, train_help
 from sasr.errors import RunFailed
-from sasr.parsing import RECIPES, Parser, parse
+from sasr.parsing import RECIPES, Parser, parse, read_recipe, recipe_path
 from sasr.run import config_text
 from sasr.schedules import SCHEDULES, ChordMu, Hpt, Luffy, Random, Sasr, Static, Uft
 
@@ -227,6 +227,14 @@ def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):
         assert (own.training.sft_warmup_steps, own.training.reward_weights) == (1, [1.0, 0.1])
         questions = own.training.generation_batch_size // own.training.num_generations
         assert (questions, own.training.sft_learning_rate, own.training.lr_scheduler_type) == (8, 1e-5, "constant")
+
+
+def test_a_file_or_directory_with_the_name_of_a_recipe_is_not_that_of_the_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "stories").write_text("not: a recipe")
+    assert recipe_path("gsm8k") == RECIPES / "gsm8k.yaml" and read_recipe("gsm8k")["task"] == "gsm8k"
+    assert parse(["--output_dir", "run", "--use_cpu", "true"]).training.sft_warmup_steps == 250
 
 
 def test_grpo_is_grpo_alone_whatever_warm_up_the_recipe_has(tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import toy
-from sasr import SASRTrainer
+from sasr import InputError, SASRTrainer
 from sasr.demonstrations import collate, completion_text, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 
 TEMPLATE = (
@@ -100,3 +101,11 @@ def test_collate_masks_prompt_and_padding():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert batch["labels"].tolist() == [[-100, -100, 7, 1, -100], [-100, 8, 9, 8, 1]]
     assert all(t.dtype == torch.long for t in batch.values())
+
+
+def test_a_template_that_refuses_a_prompt_is_named(tmp_path):
+    tokenizer = toy.tokenizer()
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    refused = [[{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1="}]]
+    with pytest.raises(InputError, match=r"the chat template of .* refuses a prompt \(no system role\): change"):
+        tokenize_prompts(refused, tokenizer)

@@ -292,6 +292,7 @@ def test_training(lm, capsys):
 
 def test_sft_on_worked_solutions(lm):
     flags = ["--task", "reasoning_gym/gsm_symbolic", "--schedule", "sft", *RUN, "--exam_rows", "0"]
+    flags += ["--sft_warmup_steps", "0"]
     assert sasr.cli.main(["train", *flags, "--per_device_sft_batch_size", "2", "--max_prompt_length", "2000"]) == 0
 
 

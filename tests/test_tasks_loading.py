@@ -79,6 +79,8 @@ def test_own_task_errors(file):
     assert "RuntimeError: no luck" in error_of(get_task, f"{path}:broken")
     assert "own.py:21" in error_of(get_task, f"{path}:broken")
     assert "must be a sasr.tasks.Task" in error_of(get_task, f"{path}:nothing")
+    nameless = "from sasr.tasks import Task\n\n\nclass Nameless(Task):\n    to_row = check = well_formed = None\n"
+    assert "give its class a name, such as name" in error_of(get_task, file(nameless, "nameless.py") + ":Nameless")
     assert "both parts" in error_of(get_task, f"{path}:")
     assert "no such file" in error_of(get_task, "missing.py:Task")
     assert "ModuleNotFoundError" in error_of(get_task, "no_such_module_here:Task")

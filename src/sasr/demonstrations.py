@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
+
+from .errors import InputError
 
 Ids = list[int]
 
@@ -35,9 +38,19 @@ def tokenize_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase,
     if not prompts:
         return []
     if is_conversational({"prompt": prompts[0]}):
-        return tokenizer.apply_chat_template(
-            conversation=list(prompts), add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
-        )["input_ids"]
+        try:
+            return tokenizer.apply_chat_template(
+                conversation=list(prompts),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                **template_kwargs,
+            )["input_ids"]
+        except TemplateError as error:
+            raise InputError(
+                f"the chat template of {tokenizer.name_or_path} refuses a prompt ({' '.join(str(error).split())}): "
+                "change the rows' messages, or the template"
+            ) from error
     return tokenizer(text=list(prompts))["input_ids"]
 
 

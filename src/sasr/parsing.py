@@ -63,14 +63,19 @@ def _steps_or_auto(text: str) -> int | str:
 _steps_or_auto.__name__ = "int"  # what argparse calls it in a message
 
 
+def recipe_path(name: str) -> Path:
+    """The file that a recipe is read from: the user's own, or one that comes with sasr. A directory of that name, such
+    as `gsm8k` with its data, is no recipe."""
+    path = Path(name)
+    return path if path.suffix or path.is_file() else RECIPES / f"{name}.yaml"
+
+
 def read_recipe(name: str) -> dict[str, Any]:
     """A recipe by path, or by name if it comes with sasr. Raises `InputError` for a file that is not a YAML mapping."""
-    path = Path(name)
-    if not path.exists() and not path.suffix:
-        path = RECIPES / f"{name}.yaml"
-        if not path.exists():
-            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-            raise InputError(f"no recipe {name!r}: give a YAML file, or one of {known}")
+    path = recipe_path(name)
+    if not path.exists() and not Path(name).suffix:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise InputError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -96,9 +101,11 @@ def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:
         kinds = _kinds_of(key)
         several = actions[key].nargs == "+"
         items = value if several and isinstance(value, list) else [value]
+        names = {"bool": "true or false", "int": "a whole number", "float": "a number", "dict": "a mapping"}
+        wanted = next((text for kind, text in names.items() if kind in kinds and "str" not in kinds), "text")
+        if value is None and actions[key].default is not None and not kinds & {"None", "Optional"}:
+            raise InputError(f"{source}: {key} is None: set {wanted}, or leave the line out")
         if value is not None and not all(_fits(item, kinds, actions[key]) for item in items):
-            names = {"bool": "true or false", "int": "a whole number", "float": "a number", "dict": "a mapping"}
-            wanted = next((text for kind, text in names.items() if kind in kinds and "str" not in kinds), "text")
             raise InputError(
                 f"{source}: {key} is {value!r}, but it must be {f'a list ({wanted})' if several else wanted}"
             )
@@ -158,7 +165,7 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
         recipe, source = {}, "config.yaml"
     else:
         name = base_recipe(flags)
-        recipe, source = read_recipe(name), f"recipe {name}"
+        recipe, source = read_recipe(str(RECIPES / f"{name}.yaml")), f"recipe {name}"
     if defaults is None and flags.get("schedule", recipe.get("schedule")) != recipe.get("schedule"):
         # What a recipe says of its own schedule is not for the one that a flag puts in its place.
         foreign = settings_of_other_schedules(flags["schedule"])
@@ -234,4 +241,7 @@ def _given_flags(argv: list[str]) -> dict[str, Any]:
 def _set_environment(name: str, value: Any, source: str) -> None:
     if not isinstance(value, (str, int, float)):
         raise InputError(f"{source}: env: {name} is {value!r}, but it must be text")
-    os.environ[str(name)] = str(value)
+    try:
+        os.environ[str(name)] = str(value)
+    except (ValueError, OSError) as error:  # such as a name with `=`
+        raise InputError(f"{source}: env: {str(name)!r} cannot be set ({error})") from None

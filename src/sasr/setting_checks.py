@@ -33,6 +33,7 @@ def check_values(args: SASRConfig) -> None:
     require("mu_decay_steps", args.mu_decay_steps, lambda v: v >= 1, "1 or more")
     for name in ("hint_weight", "sft_norm_every", "reward_timeout", "useful_passes", "save_minutes"):
         require(name, getattr(args, name), lambda v: v >= 0, "0 or more")
+    _check_of_trl(args)
     most = args.num_generations - 1
     require("hpt_gate", args.hpt_gate, lambda v: 0 <= v <= most, f"between 0 and num_generations - 1 ({most})")
     require("divergence_weight", args.divergence_weight, lambda v: 0 <= v <= 1, "between 0 and 1")
@@ -72,6 +73,36 @@ def check_values(args: SASRConfig) -> None:
         raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
     if args.load_best_model_at_end:
         raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+
+
+def _check_of_trl(args: SASRConfig) -> None:
+    """What TRL, transformers and torch would refuse when they first use it: after the warm-up, with no way back, since
+    a checkpoint belongs to its settings."""
+    sizes = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]
+    for name in [*sizes, "steps_per_generation", "num_iterations", "max_completion_length"]:
+        require(name, getattr(args, name), lambda v: v >= 1, "1 or more")
+    if args.max_prompt_length is not None:
+        require("max_prompt_length", args.max_prompt_length, lambda v: v >= 1, "1 or more")
+    require("seed", args.seed, lambda v: 0 <= v < 2**32, "between 0 and 2^32 - 1")
+    require("beta", args.beta, lambda v: v >= 0, "0 or more")
+    require("top_p", args.top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
+    require("top_k", args.top_k, lambda v: v >= 0, "0 or more")
+    if args.min_p is not None:
+        require("min_p", args.min_p, lambda v: 0 <= v <= 1, "between 0 and 1")
+    require("repetition_penalty", args.repetition_penalty, lambda v: v > 0, "a number above 0")
+    require("logging_steps", args.logging_steps, lambda v: v > 0, "above 0")
+    for name in ("adam_beta1", "adam_beta2"):
+        require(name, getattr(args, name), lambda v: 0 <= v < 1, "at least 0 and below 1")
+    for weight in args.reward_weights or ():
+        require("reward_weights", weight, lambda v: True, "finite numbers")
+    for name, known in (
+        ("loss_type", ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")),
+        ("scale_rewards", ("group", "batch", "none")),
+        ("importance_sampling_level", ("token", "sequence")),
+        ("multi_objective_aggregation", ("sum_then_normalize", "normalize_then_sum")),
+    ):
+        if getattr(args, name) not in known:
+            raise unknown(name, getattr(args, name), known)
 
 
 def check_scheduler(args: SASRConfig) -> None:

@@ -70,6 +70,8 @@ def get_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
             return ReasoningGymTask(spec.removeprefix(PREFIX), options)
         raise unknown("task", spec, [*TASKS, f"{PREFIX}NAME"], "module:object for your own")
     task = load_own(spec, options)
+    if not isinstance(getattr(task, "name", None), str):
+        raise InputError(f"task '{spec}': give its class a name, such as name = \"mine\"")
     if task.judged_apart:
         require(f"task '{spec}': check_timeout", task.check_timeout, lambda v: v > 0, "a number above 0")
         object.__setattr__(task, "judge", OwnJudge(spec, options, task.check_timeout))  # it may be a frozen dataclass

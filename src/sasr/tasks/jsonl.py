@@ -10,7 +10,8 @@ from sasr.errors import InputError
 from sasr.tasks.base import Row, Task, Verdict
 from sasr.tasks.text import last_boxed, one_line, parse_number, squeeze
 
-_ANSWER = re.compile(r"\banswer(?: is|:)(?:\s*:)?", re.IGNORECASE)
+_ANSWER = re.compile(r"\banswer(?: is|\**:)(?:\s*:)?", re.IGNORECASE)
+_MATH = re.compile(r"\$([^$]+)\$|\\\((.+)\\\)", re.DOTALL)
 # What ends a sentence or wraps an answer in Markdown or quotes, and is no part of it. Not `!`: 5! is not 5.
 _ENDING = " \t\r\n.,;:?*`\"'"
 
@@ -66,7 +67,9 @@ class JsonlTask(Task):
 
 
 def final_answer(completion: str) -> str:
-    """The part of a completion that states its answer; empty when there is no text at all."""
+    """The part of a completion that states its answer; empty when there is no text at all. What a model only thinks,
+    up to `</think>`, states none."""
+    completion = completion.rpartition("</think>")[2]
     _, mark, rest = completion.rpartition("####")
     if mark:
         return _first_line(rest)
@@ -89,7 +92,9 @@ def same_answer(written: str, expected: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    return text.rstrip(_ENDING).lstrip(" \t\r\n*`\"'")
+    text = text.rstrip(_ENDING).lstrip(" \t\r\n*`\"'")
+    in_math = _MATH.fullmatch(text)  # `$42$`, but not the sign of a currency, as in `$42`
+    return (in_math[1] or in_math[2]).strip() if in_math else text
 
 
 def _first_line(text: str) -> str:

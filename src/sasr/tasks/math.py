@@ -17,7 +17,8 @@ from sasr.tasks.text import count_boxed, keep_last_boxed, last_boxed, one_line, 
 INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."
 # No answer of the dataset comes near; a longer expression is wrong, and is not worth a worker's time.
 LONGEST_ANSWER = 1000
-_LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;:]|\$")
+_BASE = re.compile(r"[-0-9A-Za-z]+_\{?([0-9]+)\}?")
+_LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[bB]igg?[lr]?(?![A-Za-z])|\\[!,;:]|\$")
 
 
 class MathTask(Task):
@@ -100,7 +101,11 @@ def _decide(expected: str, written: str) -> bool | None:
     expected, written = _normalise(expected), _normalise(written)
     if not expected or not written:
         return False
-    return True if expected == written else None
+    if expected == written:
+        return True
+    # math-verify passes over the base of a number: 443_6 would be 443_5.
+    base, other = _BASE.fullmatch(expected), _BASE.fullmatch(written)
+    return False if base and other and base[1] != other[1] else None
 
 
 def _normalise(latex: str) -> str:

@@ -17,6 +17,11 @@ _NUMBER = re.compile(
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
+# After a number: it is another number, or only the beginning of an expression. `!` is not here: it ends sentences.
+_GOES_ON = re.compile(
+    r"[^\W_]|[/^*×÷±=+-]|[ ]*(?:[-+×÷±=]|(?:hundred|thousand|million|billion|dozen|squared|cubed|times|plus|minus)\b)",
+    re.IGNORECASE,
+)
 # A space between two letters or digits separates ("1 2", "new york"); any other space is layout.
 _LAYOUT_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
 
@@ -39,13 +44,13 @@ def parse_number(text: str) -> Decimal | None:
 
 def leading_number(text: str) -> Decimal | None:
     """The number that `text` starts with, if nothing else in the text could be meant: `18 dollars` is 18, while
-    `18 / 2`, `18.5.1` and `5 or 6` are `None`."""
+    `18 / 2`, `18.5.1`, `5 or 6` and `5 million` are `None`."""
     cleaned = text.strip().replace("\u2212", "-")
     match = _NUMBER.match(cleaned)
     if not match:
         return None
     rest = cleaned[match.end() :]
-    if re.match(r"[^\W_]|[/^*]", rest) or re.search(r"[0-9]", rest):
+    if _GOES_ON.match(rest) or re.search(r"[0-9]", rest):
         return None
     return _to_decimal(match)
 
