@@ -21,8 +21,8 @@ import sasr.cli
 from report_data import HOSTILE, completion, record
 from sasr import locks
 from sasr.errors import InputError
-from sasr.report import completions, describe, html, report_quietly, series, write_report
-from sasr.report.text import embed, tidy, visible
+from sasr.report import completions, describe, examined, html, report_quietly, series, write_report
+from sasr.report.text import embed, rounded, tidy, visible
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 floats = st.floats(-1e6, 1e6)
@@ -381,3 +381,13 @@ def test_unreadable_records_are_named(tmp_path):
     (directory / "exams" / "final.jsonl").write_text("{}\nnonsense\n")
     with pytest.raises(InputError, match=r"final.jsonl:2 is not a JSON object"):
         write_report(directory)
+
+
+def test_each_k_has_a_place_of_its_own():
+    exam = {"pass_at": {"1": 0.1, "2": 0.2, "3": 0.3, "4": 0.4}}
+    places = examined.pass_at_k({"": exam})["series"][0]["x"]
+    assert places == pytest.approx([0, 1, 1.585, 2], abs=1e-3)
+
+
+def test_whole_numbers_keep_their_digits():
+    assert [rounded(123457.0), rounded(0.123456789), rounded(float("inf"))] == [123457, 0.12346, None]

@@ -4,6 +4,7 @@ and makes errors one line."""
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import sys
@@ -58,6 +59,11 @@ def _status(argv: list[str]) -> int:
         # What a message quotes from data or a model's files could move the cursor, or clear the screen.
         print(f"sasr: {word}: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return status
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP):
+            raise
+        print(f"sasr: error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("sasr: stopped; what is on disk can be resumed with --resume_from_checkpoint", file=sys.stderr)
         return 130

@@ -47,6 +47,8 @@ class Report:
     def measure(self, progress: Callable[[int], None]) -> None:
         """Fill in the figures and what is wrong. `progress` is told how many demonstrations are judged."""
         train, demonstrations = self.splits["train"], self.splits.get("demonstrations", [])
+        if not train and not self.problems:  # where the needs of a schedule are judged, that says it too
+            self.problems.append("no training rows are left: give more data, or fewer exam_rows and validation_rows")
         notes = [*self.reader.notes(), *difficulty_notes(train, demonstrations, self.settings.training)]
         self.notes += [note.removeprefix("note: ") for note in notes]
         if self.tokenizer is not None:

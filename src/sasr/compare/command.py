@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _settings(argv: list[str]) -> dict[str, Any]:
 
 def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     """(recipe, its name in messages, its name in the directory's)."""
-    from sasr.parsing import RECIPES, base_recipe, read_recipe
+    from sasr.parsing import RECIPES, base_recipe, read_recipe, recipe_path
 
     from .check import COMPARISON_FILE
     from .reading import check_keys_once, seeds_of
@@ -125,17 +126,32 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
         config = str(Path(options.output_dir) / COMPARISON_FILE)
         if not Path(config).is_file():
             raise InputError(f"there is no comparison to go on with in {options.output_dir}")
-    source = config if config is not None else base_recipe(flags)
-    recipe = read_recipe(source)
-    path = Path(source) if Path(source).exists() else RECIPES / f"{source}.yaml"
+    base = base_recipe(flags)
+    path = recipe_path(config) if config is not None else RECIPES / f"{base}.yaml"
+    source = config if config is not None else f"recipe {base}"
+    recipe = read_recipe(config if config is not None else str(path))
     check_keys_once(path.read_text(encoding="utf-8"), source)
-    if options.resume_from_checkpoint is not None and options.seeds:
-        # Each method is spelled out there with seeds of its own: these come on top.
-        more = seeds_of(options.seeds, "--seeds")
-        for method in recipe["compare"]["methods"].values():
+    if options.resume_from_checkpoint is not None:
+        _give_to_new_methods(recipe, seeds_of(options.seeds, "--seeds") if options.seeds else (), source)
+        options.seeds = None
+    name = config if config is not None else str(flags.get("task", base))
+    return recipe, source, Path(name).stem.removeprefix("compare-")
+
+
+def _give_to_new_methods(recipe: dict[str, Any], more: Sequence[int], source: str) -> None:
+    """In a comparison as it was written each method is spelled out. Further seeds come on top of those; a method that
+    is added gets the seeds of the baseline, which it is to be paired with, and the grid that all others have."""
+    try:
+        section = recipe["compare"]
+        methods = section["methods"]
+        for method in methods.values():
             method["seeds"] = [*method["seeds"], *(seed for seed in more if seed not in method["seeds"])]
-    name = source if config is not None else str(flags.get("task", source))
-    return recipe, source if config is not None else f"recipe {source}", Path(name).stem.removeprefix("compare-")
+        section["seeds"] = list(methods[section["baseline"]]["seeds"])
+        grids = [method["tune"] for method in methods.values() if "match_run" not in method]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{source} is not as sasr writes it: name the recipe with --config instead") from None
+    if grids[0] and all(grid == grids[0] for grid in grids):
+        section["tune"] = grids[0]
 
 
 def _new_directory(name: str) -> Path:

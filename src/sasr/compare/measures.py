@@ -29,12 +29,23 @@ def is_finished(directory: Path, run: Run) -> bool:
         return checkpoint is not None and checkpoint.name == f"checkpoint-{run.settings['max_steps']}"
     try:
         return "final" in json.loads((directory / run.path / "exam.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False
 
 
 def measure(directory: Path, run: Run) -> Measures:
     """The figures of a finished run. Raises `InputError` if its files cannot be read."""
+    try:
+        return _measure(directory, run)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{directory / run.path}: a file in it is not as sasr writes it ({what}): remove the directory and start "
+            "again"
+        ) from None
+
+
+def _measure(directory: Path, run: Run) -> Measures:
     where = directory / run.path
     lines = read_metrics(where / METRICS_FILE)
     if run.warmup is not None and lines and lines[0]["step"] > 1:  # the steps that it shares with others
@@ -51,6 +62,16 @@ def measure(directory: Path, run: Run) -> Measures:
         records = [json.loads(line) for line in text.splitlines()]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{where}: its exam cannot be read ({error}): remove the directory and start again") from None
+    if not records or len(records) != exam.get("rows", len(records)):
+        raise InputError(
+            f"{where / 'exams' / 'final.jsonl'} has {len(records)} of {exam.get('rows')} rows: remove {where} and "
+            "start again"
+        )
+    if exam.get("step", measures["steps"]) != measures["steps"]:
+        raise InputError(
+            f"{where / METRICS_FILE} ends at step {measures['steps']}, but the run's exam was at step {exam['step']}: "
+            f"remove {where} and start again"
+        )
     measures["exam_seconds"] = exam.pop("seconds", 0.0)
     prompts = json.dumps([[record["prompt"], record["answer"]] for record in records], sort_keys=True, default=str)
     measures["exam"] = exam

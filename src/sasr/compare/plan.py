@@ -213,7 +213,10 @@ def warmup_path(settings: Values) -> str | None:
     """The path of the run whose warm-up a run of these settings shares, `None` if it has none of its own to share."""
     if settings.get("sft_warmup_steps") == "auto" or settings.get("warmup_until", "steps") != "steps":
         return None  # nobody knows yet which step it ends at
-    steps = int(settings.get("sft_warmup_steps") or 0)
+    try:
+        steps = int(settings.get("sft_warmup_steps") or 0)
+    except (TypeError, ValueError):  # a point of a grid that will be refused
+        return None
     if steps < 1 or steps >= settings["max_steps"]:
         return None
     rate = settings.get("sft_learning_rate") or settings.get("learning_rate")
@@ -252,7 +255,7 @@ def with_additions(then: Any, now: Values) -> Any:
             old = methods.get(name, new)
             methods[name] = old | ({"seeds": new["seeds"]} if set(old["seeds"]) <= set(new["seeds"]) else {})
         return {**then, "compare": {**then["compare"], "methods": methods, "baseline": now["compare"]["baseline"]}}
-    except (KeyError, TypeError):  # written by hand
+    except (KeyError, TypeError, ValueError, AttributeError):  # written by hand
         return then
 
 

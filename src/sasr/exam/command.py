@@ -13,6 +13,7 @@ from typing import Any
 from sasr.disconnect import is_hangup, stop_signals
 from sasr.errors import InputError, disk_failures_told
 from sasr.exam.request import Request, read_request
+from sasr.terminal import TerminalView
 
 USAGE = """\
 usage: sasr exam --model MODEL [--task NAME] [--data FILE] [--rows N] [--n N] [--output_dir DIR] [...]
@@ -69,7 +70,7 @@ def exam(argv: list[str]) -> int:
     try:
         _run(request, directory, again)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: {again}", flush=True)
+        TerminalView().message(f"stopped; go on with: {again}")
         status = 128 + (received[0] if received else signal.SIGINT)
     finally:
         for number, handler in old.items():
@@ -77,7 +78,7 @@ def exam(argv: list[str]) -> int:
     if (directory / "exam.json").is_file():
         from sasr.report import report_quietly
 
-        report_quietly(directory, lambda text: print(text, flush=True))
+        report_quietly(directory, TerminalView().message)
     return status
 
 

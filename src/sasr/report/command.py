@@ -7,6 +7,7 @@ from pathlib import Path
 from sasr.errors import InputError, did_you_mean
 from sasr.flags import Flags
 from sasr.report import REPORT_FILE, describe, write_report
+from sasr.terminal import TerminalView
 
 USAGE = """\
 usage: sasr report DIR [--output FILE] [--figures FOLDER]
@@ -32,6 +33,7 @@ def report(argv: list[str]) -> int:
         raise InputError(f"unknown argument {rest[0]}{did_you_mean(rest[0], ['--output', '--figures'])}")
     if options.directory is None:
         raise InputError("no directory: name the output_dir of sasr train, exam or compare")
+    say = TerminalView().message  # a print fails where the output has no signs for a name
     directory = Path(options.directory)
     page = Path(options.output) if options.output is not None else directory / REPORT_FILE
     if page.is_dir():
@@ -40,7 +42,7 @@ def report(argv: list[str]) -> int:
         from sasr.report.figures import write_figures
 
         count = write_figures(describe(directory, page), Path(options.figures))
-        print(f"{count} figures in {options.figures}, each as SVG and PNG")
+        say(f"{count} figures in {options.figures}, each as SVG and PNG")
     size = write_report(directory, page).stat().st_size
-    print(f"{page} ({size / 1e6:.1f} MB)" if size >= 1e6 else f"{page} ({size / 1e3:.0f} kB)")
+    say(f"{page} ({size / 1e6:.1f} MB)" if size >= 1e6 else f"{page} ({size / 1e3:.0f} kB)")
     return 0

@@ -60,7 +60,7 @@ def _figures(records: Sequence[Record], settings: Record) -> dict[str, Any] | No
         return None
     from sasr.exam.exam import summarise  # imports torch, which no other report needs
 
-    result = summarise(plain, settings["n"])
+    result = summarise(plain, settings["n"], ks=settings.get("k") or ())
     return {
         **result.to_dict(),
         "gain": measures.gain(result.pass_at),
@@ -89,7 +89,7 @@ def _robustness(groups: Mapping[str, Record]) -> list[Figure | None]:
         levels.append(_row("as they were", group["original_pass_at_1"], None, MUTED))
         differences.append(_row(kind, group["difference"], group["difference_interval"], INK, "{:+.3f}"))
     return [
-        _dots("Accuracy", caption, "pass@1", levels),
+        _dots("Accuracy on the changed rows", caption, "pass@1", levels),
         {
             **_dots(
                 "What the change costs",

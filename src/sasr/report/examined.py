@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def pass_at_k(exams: Mapping[str, Exam]) -> Figure | None:
     marks: list[Any] = []
     for colour, (name, exam) in zip(_colours(len(exams)), exams.items(), strict=True):
         ks = sorted((exam.get("pass_at") or {}), key=int)
-        places = [float(int(k).bit_length() - 1) for k in ks]
+        places = [math.log2(int(k)) for k in ks]
         marks = max(marks, [[place, k] for place, k in zip(places, ks, strict=True)], key=len)
         bounds: list[Any] = [(exam.get("pass_at_intervals") or {}).get(k) for k in ks]
         band: dict[str, Any] = {"low": [b[0] for b in bounds], "high": [b[1] for b in bounds]} if all(bounds) else {}

@@ -47,6 +47,8 @@ def tidy(value: Any) -> Any:
 
 def rounded(value: float) -> float | int | None:
     """Five significant digits; whole numbers without a point, which are shorter."""
+    if math.isfinite(value) and value.is_integer() and abs(value) < 2**53:  # a step is that step
+        return int(value)
     short = float(f"{value:.{_DIGITS}g}")
     if not math.isfinite(short):  # also the largest floats, rounded up
         return None

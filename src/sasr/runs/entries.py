@@ -65,6 +65,9 @@ def _entries(directory: Path, skip: Callable[[str], None]) -> list[Entry]:
     except InputError as error:
         skip(str(error))
         return [{}]
+    except OSError as error:  # a folder of somebody else
+        skip(f"{directory}: {error.strerror or error}")
+        return [{}]
     if kind is None:
         return []
     try:

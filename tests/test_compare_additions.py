@@ -1,0 +1,105 @@
+"""A comparison that grows, and what is wrong with its files: seeds and methods that are added, and damaged ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+import sasr.cli
+from sasr.compare import runner
+from sasr.compare.check import comparison_text
+from sasr.compare.measures import measure
+from sasr.compare.plan import Run
+from sasr.compare.reading import read
+from sasr.errors import InputError
+
+SETTINGS = {
+    "task": "stories", "model_name_or_path": "tiny-llama", "train_rows": 40, "exam_rows": 4, "sft_warmup_steps": 2,
+    "per_device_train_batch_size": 4, "num_generations": 4,
+}  # fmt: skip
+
+
+def test_a_method_that_is_added_has_the_seeds_of_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def fails(*args, **kwargs):
+        return SimpleNamespace(returncode=1, poll=lambda: 1, wait=lambda: 1, kill=lambda: None)
+
+    monkeypatch.setattr(runner.subprocess, "Popen", fails)
+    section = {"budget": "steps=4", "seeds": "11-12", "methods": ["sft", "static"]}
+    none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
+    (tmp_path / "out").mkdir()
+    written = tmp_path / "out" / "comparison.yaml"
+    written.write_text(comparison_text(read({**SETTINGS, "compare": section}, "r", {}, none)))
+    again = ["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1"]
+    assert sasr.cli.main([*again, "--methods", "sft", "static", "sasr", "random", "--seeds", "13"]) == 1
+    methods = yaml.safe_load(written.read_text())["compare"]["methods"]
+    assert {name: own["seeds"] for name, own in methods.items()} == {name: [11, 12, 13] for name in methods}
+    assert list(methods) == ["sft", "static", "sasr", "random"]
+    assert not any(own.get("tune") for own in methods.values())
+
+
+def test_a_method_that_is_added_is_tuned_like_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        runner.subprocess,
+        "Popen",
+        lambda *args, **kwargs: SimpleNamespace(returncode=1, poll=lambda: 1, wait=lambda: 1, kill=lambda: None),
+    )
+    grid = {"learning_rate": [1e-4, 3e-4]}
+    section = {"budget": "steps=4", "seeds": "11", "methods": ["static", "random"], "tune": grid}
+    none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
+    (tmp_path / "out").mkdir()
+    written = tmp_path / "out" / "comparison.yaml"
+    written.write_text(comparison_text(read({**SETTINGS, "compare": section}, "r", {}, none)))
+    more = ["--methods", "static", "random", "cosine"]
+    sasr.cli.main(["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1", *more])
+    methods = yaml.safe_load(written.read_text())["compare"]["methods"]
+    assert {name: own["tune"] for name, own in methods.items()} == {name: grid for name in methods}
+
+
+@pytest.mark.parametrize("methods", ["sft static", ["sft", "static"], {"sft": None}, {"sft": {"seeds": "1-3"}}])
+def test_a_comparison_yaml_by_hand_is_refused_in_a_line(tmp_path, monkeypatch, capsys, methods):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    section = {"budget": "steps=4", "baseline": "sft", "methods": methods}
+    (tmp_path / "out" / "comparison.yaml").write_text(yaml.safe_dump({**SETTINGS, "compare": section}))
+    for more in (["--config", "out/comparison.yaml"], ["--resume_from_checkpoint"]):
+        assert sasr.cli.main(["compare", "--output_dir", "out", *more]) == 2
+
+
+def test_a_grid_of_warmups_that_are_no_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    section = {"budget": "steps=9", "seeds": 1, "methods": {"sft": {"tune": {"sft_warmup_steps": ["ten", 2]}}}}
+    Path("r.yaml").write_text(yaml.safe_dump({**SETTINGS, "compare": section}))
+    assert sasr.cli.main(["compare", "--config", "r.yaml", "--output_dir", "out"]) == 2
+    assert "sft_warmup_steps is 'ten', but it must be a whole number" in capsys.readouterr().err
+
+
+RECORD = {"prompt": "p", "answer": "1", "greedy": {"correct": True}, "samples": [{"correct": True}]}
+FINAL = {"samples": 1, "rows": 2, "step": 1, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("exam", "lines", "records"),
+    [
+        (FINAL, 1, [RECORD]),  # cut between two lines
+        (FINAL, 1, []),
+        (FINAL, 0, [RECORD, RECORD]),
+        (FINAL, 1, [RECORD, {}]),
+        (FINAL, 1, [RECORD, 5]),
+        ({}, 1, [RECORD, RECORD]),
+        (None, 1, [RECORD, RECORD]),
+    ],
+)
+def test_damaged_files_of_a_run_are_not_measured(tmp_path, exam, lines, records):
+    (tmp_path / "r" / "exams").mkdir(parents=True)
+    (tmp_path / "r" / "metrics.jsonl").write_text('{"step": 1, "phase": "hybrid", "kind": "sft"}\n' * lines)
+    (tmp_path / "r" / "exam.json").write_text(json.dumps({"final": exam}))
+    (tmp_path / "r" / "exams" / "final.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    with pytest.raises(InputError, match=r"remove .* and start again"):
+        measure(tmp_path, Run("r", "final", "sft", 1, {}))
