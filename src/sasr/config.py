@@ -275,10 +275,7 @@ class SASRConfig(GRPOConfig):
             ) from None
         setting_checks.check_values(self)
         schedule = self.build_schedule()  # once: one of the user's own is run from its file
-        if schedule.needs_warmup and self.sft_warmup_steps < 1:
-            raise InputError(
-                f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
-            )
+        self._check_warmup(schedule)
         setting_checks.check_scheduler(self)
         budget.check_budget(self, schedule)
         check_study(self, schedule)
@@ -290,16 +287,30 @@ class SASRConfig(GRPOConfig):
         setting_checks.check_report_to(self)
         setting_checks.check_processes(self)
         setting_checks.check_batches(self)
-        if getattr(schedule, "needs_fresh_rollouts", False):
-            check_fresh(self, self.schedule)
-            if self.flat_groups == "resample":
-                raise InputError(f"schedule {self.schedule} studies flat groups too: set flat_groups to keep or skip")
+        self._check_rollouts(schedule)
         if self.sft_learning_rate is None:
             self.sft_learning_rate = self.learning_rate
         if self.sft_hybrid_learning_rate is None:
             self.sft_hybrid_learning_rate = self.sft_learning_rate
         if self.per_device_sft_batch_size is None:
             self.per_device_sft_batch_size = self.per_device_train_batch_size
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raise `InputError` for settings that do not go with a schedule, which may be another than they name."""
+        self._check_warmup(schedule)
+        self._check_rollouts(schedule)
+
+    def _check_warmup(self, schedule: Schedule) -> None:
+        if schedule.needs_warmup and self.sft_warmup_steps < 1:
+            raise InputError(
+                f"schedule {self.schedule} compares with the warm-up's gradient norm: set sft_warmup_steps to 1 or more"
+            )
+
+    def _check_rollouts(self, schedule: Schedule) -> None:
+        if getattr(schedule, "needs_fresh_rollouts", False):
+            check_fresh(self, self.schedule)
+            if self.flat_groups == "resample":
+                raise InputError(f"schedule {self.schedule} studies flat groups too: set flat_groups to keep or skip")
 
     def take_share_of_match(self) -> None:
         if self.match_run is None:
@@ -311,7 +322,8 @@ class SASRConfig(GRPOConfig):
     def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
         """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable
         answers. With `num_train_epochs` the length is not known yet: there is at least one step after the warm-up."""
-        sft, grpo = schedule.uses(self.sft_warmup_steps, max(self.max_steps, self.sft_warmup_steps + 1))
+        known = self.max_steps > 0
+        sft, grpo = schedule.uses(self.sft_warmup_steps, self.max_steps if known else self.sft_warmup_steps + 1)
         return sft or self.sft_norm_every > 0 or self.on_collapse == "sft", grpo
 
     def build_warmup(self) -> warmup.Warmup:

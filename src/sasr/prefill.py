@@ -29,7 +29,8 @@ def applies(trainer: ObservedGRPOTrainer, multimodal: bool) -> bool:
         return False
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     config = trainer.generation_config
-    return not sharded and config.cache_implementation is None and config.use_cache is not False
+    beams = (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1  # more rows than prompts
+    return not sharded and not beams and config.cache_implementation is None and config.use_cache is not False
 
 
 @contextmanager

@@ -11,6 +11,7 @@ estimator r - 1 - log r, r = policy / reference, per token (http://joschu.net/bl
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Reference:
         self._copies = bool(trainer.beta) and self.kind == "warmup" and args.sft_warmup_steps > 0
         if self._copies and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             raise InputError("beta > 0 under DeepSpeed or FSDP: set reference_model to initial")
+        self._moves = bool(trainer.beta) and args.sync_ref_model and trainer.ref_model is not None
         weight = trainer.schedule.divergence_weight if isinstance(trainer.schedule, Sasr) else 0.0
         self._wanted = weight > 0
         if self._wanted and not trainer.beta and not trainer.rl_rows:
@@ -86,11 +88,23 @@ class Reference:
             if since % trainer.args.divergence_every == 0:
                 trainer.tracker.observe_divergence(self._measure())
 
-    def resume(self, step: int, probe: dict[str, torch.Tensor] | None) -> None:
-        """Restore what a checkpoint of this step had."""
+    def save(self, directory: Path) -> None:
+        """Write the reference model into a checkpoint, if it goes on changing."""
+        if self._moves and self.trainer.args.should_save:
+            self._write(directory / FILE)
+
+    def resume(self, step: int, probe: dict[str, torch.Tensor] | None, directory: Path) -> None:
+        """Restore what the checkpoint of this step in this directory had."""
         self.probe = probe
-        if self._copies and step > self._start:
-            path = Path(self.trainer.args.output_dir) / FILE
+        moves = self._moves and not self.trainer._shares_warmup  # whose run need not have had a reference
+        if moves or (self._copies and step > self._start):
+            path, own = directory / FILE, Path(self.trainer.args.output_dir) / FILE
+            if not moves:
+                path = own
+                if not own.is_file() and (directory.parent / FILE).is_file() and self.trainer.args.should_save:
+                    own.parent.mkdir(parents=True, exist_ok=True)  # gone on with in another directory
+                    shutil.copyfile(directory.parent / FILE, own)
+                self.trainer.accelerator.wait_for_everyone()
             if not path.is_file():
                 raise InputError(f"{path} is missing: the reference model of this run, needed because beta > 0")
             self._reference_module().load_state_dict(load_file(path), strict=False)
@@ -105,12 +119,15 @@ class Reference:
             # Written once a run rather than into each checkpoint: it never changes, and is as large as the model.
             path = Path(trainer.args.output_dir) / FILE
             path.parent.mkdir(parents=True, exist_ok=True)
-            state = {k: v.detach().cpu().clone().contiguous() for k, v in self._reference_module().state_dict().items()}
-            temporary = path.with_suffix(".tmp")
-            with writing("the reference model", path.parent):
-                save_file(state, temporary)
-                temporary.replace(path)
+            self._write(path)
         trainer.accelerator.wait_for_everyone()
+
+    def _write(self, path: Path) -> None:
+        state = {k: v.detach().cpu().clone().contiguous() for k, v in self._reference_module().state_dict().items()}
+        temporary = path.with_suffix(".tmp")
+        with writing("the reference model", path.parent):
+            save_file(state, temporary)
+            temporary.replace(path)
 
     def _ask(self) -> dict[str, torch.Tensor]:
         trainer = self.trainer

@@ -128,6 +128,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     checkpoints.publish(staging / name, run_dir / name)
+                if self.state.best_model_checkpoint == str(staging / name):
+                    self.state.best_model_checkpoint = str(run_dir / name)
             except BaseException:
                 shutil.rmtree(staging / name, ignore_errors=True)  # it may be what fills the disk
                 raise
@@ -137,7 +139,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
             drop_timed(run_dir, run_dir / name)
             # What may be gone back to stays, however many follow.
             best = self.best_checkpoint() if self.args.on_collapse == "rollback" else None
-            limit, kept = self.args.save_total_limit, None if best is None else str(best[0])
+            limit, kept = self.args.save_total_limit, self.state.best_model_checkpoint if best is None else str(best[0])
             rotate_checkpoints(str(run_dir), limit, kept, use_mtime=True)
         self.accelerator.wait_for_everyone()
         self._timed_saves.saved(self.state.global_step, begun)
@@ -145,6 +147,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         directory = Path(output_dir)
+        if self.state.best_model_checkpoint == str(directory):  # not where it is staged; trainer_state.json comes next
+            self.state.best_model_checkpoint = str(directory.parent.parent / directory.name)
         state, tensors = self.run_state(directory)
         # At the start of a generation the buffer is used up.
         tensors["rollouts"] = None if self.generates_at(self._step) else self._buffered_inputs
@@ -166,11 +170,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
             (directory / checkpoints.STATE_FILE).write_text(json.dumps(state))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        rates = list(self.lr_scheduler.base_lrs)
+        rates, entropy_coef = list(self.lr_scheduler.base_lrs), getattr(self, "entropy_coef", None)
         with checkpoints.refusing_code(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         if self._shares_warmup:
             shared_warmup.restore_rates(self, rates)
+            self.entropy_coef = entropy_coef  # no rollout has moved it yet
         if checkpoint is not None:
             self._load_state(Path(checkpoint), finished=False)
 

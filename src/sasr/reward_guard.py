@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,12 +137,14 @@ class _Outcome:
         self.values: list[float | None] | None = None
 
     def __enter__(self) -> _Outcome:
+        self.begun = time.monotonic()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         if error is None or isinstance(error, InputError):
             return False
-        if isinstance(error, TooLate | asyncio.TimeoutError):
+        late = isinstance(error, asyncio.TimeoutError) and 0 < self.limit <= time.monotonic() - self.begun
+        if late or isinstance(error, TooLate):  # a function's own time limits raise the same error
             self.reasons.append(f"{self.name} took longer than reward_timeout, {self.limit:g} s")
         elif isinstance(error, Exception):
             self.reasons.append(f"{self.name} raised {type(error).__name__}: {one_line(error, 150)}{_place(traceback)}")

@@ -27,6 +27,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     eos_token_ids: list[int]
     _hints: list[Ids] | None = None
     generated_tokens = 0
+    unlogged_rollouts = False
     refilling = False
     ahead: RolloutsAhead
     made_ahead: Made | None = None
@@ -74,6 +75,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         # They are no part of what TRL reports on rollouts.
         self._pending_metrics.clear()
         self._pending_extra_logs.clear()
+        self.reward_guard.count(rewards, further=True)
         return self.reward_guard.settle(rewards)[: len(inputs)]
 
     def _texts(self, prompts: list, completion_ids: list[Ids]) -> list:
@@ -97,6 +99,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
+        self.unlogged_rollouts = True
         if self.model.training:
             if self.made_ahead is not None:
                 # TRL takes the present policy's where there are none: the ratio would be 1.
@@ -113,7 +116,8 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _prepare_inputs(self, generation_batch):
         rollouts = super()._prepare_inputs(generation_batch)
-        if not self.model.training or self._is_vlm or not self.generates_at(self._step):
+        whole = self._is_vlm or self.pad_to_multiple_of is not None
+        if not self.model.training or whole or not self.generates_at(self._step):
             return rollouts
         self._buffered_inputs = spread.trimmed(self._buffered_inputs)
         return self._buffered_inputs[0]

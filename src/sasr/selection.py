@@ -220,7 +220,7 @@ class Selection:
         chosen = Chosen([self._demonstration(row) for row in known], relative[has, -1].tolist())
         if plan.pooled:
             rollout_tokens = int(output["num_items_in_batch"])
-            share = chosen.tokens / (chosen.tokens + rollout_tokens)
+            share = chosen.tokens / max(chosen.tokens + rollout_tokens, 1)
             chosen = replace(chosen, sft_scale=share, grpo_scale=1 - share, sft_share=share)
         return chosen, own
 
@@ -237,8 +237,12 @@ class Selection:
             ids = [self._demonstration(row).completion_ids for row in new]
             inputs = [trainer.train_dataset[row] for row in new]
             rewards = trainer.rewards_of(inputs, ids).cpu()
-            self._rewards.update(zip(new, rewards, strict=True))
-        return torch.stack([self._rewards[row] for row in rows])
+            found = dict(zip(new, rewards, strict=True))
+            # What could not be judged now may be the next time.
+            self._rewards.update((row, reward) for row, reward in found.items() if not reward.isnan().all())
+        else:
+            found = {}
+        return torch.stack([found[row] if row in found else self._rewards[row] for row in rows])
 
 
 def _total(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from . import agreement, safeguards
@@ -56,7 +55,7 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         if tracker.left_to_learn is not None:
             metrics["sasr/left_to_learn"].append(tracker.left_to_learn)
         metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]  # TRL logs it with new rollouts only
-        if step < trainer.warmup.bound and math.isfinite(nll):
+        if step < trainer.warmup.bound:
             trainer.warmup.observe(step, nll, agrees, tracker.held_out_loss)
             tracker.warmup_steps = trainer.warmup.bound
     if trainer.warmup.ends_at(step + 1):

@@ -93,6 +93,7 @@ class BeforeStep(TrainerCallback):
                 (trainer._step, trainer._tr_loss.clone(), trainer.current_flos, trainer.state.num_input_tokens_seen),
                 trainer.reference.probe,
                 randomness.state(trainer.accelerator.device),
+                (trainer.entropy_coef, trainer._last_world_entropy, trainer._entropy_window_stats),
             )
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -106,11 +107,12 @@ class BeforeStep(TrainerCallback):
         newest = last_checkpoint(trainer.args.output_dir)
         if kept is None or not step or (newest is not None and step_of(newest) >= step):
             return
-        state, metrics, numbers, trainer.reference.probe, randoms = kept
+        state, metrics, numbers, trainer.reference.probe, randoms, entropy = kept
         load(trainer, json.loads(state))
         trainer._metrics["train"].clear()
         trainer._metrics["train"].update(metrics)
         trainer._step, trainer._tr_loss, trainer.current_flos, trainer.state.num_input_tokens_seen = numbers
+        trainer.entropy_coef, trainer._last_world_entropy, trainer._entropy_window_stats = entropy
         randomness.restore(randoms, trainer.accelerator.device)
         trainer.model.zero_grad()
         trainer._save_checkpoint(trainer.model, None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,10 @@ class SASRTrainer(ObservedGRPOTrainer):
             raise InputError("SASRTrainer needs args=SASRConfig(...): there is no warm-up length that fits all tasks")
         if not isinstance(train_dataset, Dataset):
             raise InputError("train_dataset must be a datasets.Dataset with rows that can be indexed")
+        if kwargs.get("environment_factory") is not None:
+            raise InputError("environment_factory is not supported: demonstrations do not show what it adds")
         self.schedule = schedule or args.build_schedule()
+        args.check_schedule(self.schedule)
         if reward_funcs is None:
             reward_funcs = [no_reward]
         super().__init__(model=model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
@@ -253,7 +256,10 @@ class SASRTrainer(ObservedGRPOTrainer):
 
     def on_rollouts(self, rewards, output):
         # TRL's count of completion tokens over ranks, the denominator of its DAPO loss.
-        self.counts["rollout_tokens"] += int(output["num_items_in_batch"])
+        made = int(output["num_items_in_batch"])
+        if self.mask_truncated_completions:  # it leaves those out, which were generated all the same
+            made = round(self._metrics["train"]["completions/mean_length"][-1] * len(rewards))
+        self.counts["rollout_tokens"] += made
         passes = sum(f"{policy}_per_token_logps" in output for policy in ("old", "ref"))
         self.work.rollouts(self.generated_tokens, passes, refill=self.refilling)
         chosen, output["advantages"] = self.selection.after_rollouts(self.plan, rewards, output)
@@ -322,16 +328,17 @@ class SASRTrainer(ObservedGRPOTrainer):
     # ---- logging ----
 
     def log(self, logs, start_time=None):
-        rate = self.work.tokens_per_second() if self._metrics["train"].get("sasr/tokens") else None
+        trained = self.model.training and self._metrics["train"].get("sasr/tokens")  # and not evaluated
+        rate = self.work.tokens_per_second() if trained else None
         if rate is not None:
             logs["sasr/tokens_per_second"] = rate
         # Without new rollouts TRL would write an old or empty table of completions.
         keep = self.log_completions
-        self.log_completions = keep and self.plan.grpo_weight > 0
+        self.log_completions = keep and self.unlogged_rollouts
         try:
             super().log(logs, start_time)
         finally:
-            self.log_completions = keep
+            self.log_completions, self.unlogged_rollouts = keep, False
 
     # ---- state ----
 
@@ -342,7 +349,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             facts = {
                 "world_size": self.args.world_size,
                 "depends_on_length": depends_on_length(self.args, self.schedule),
-                "rule": f"{type(self.schedule).__qualname__} {vars(self.schedule)}",
+                "rule": f"{type(self.schedule).__qualname__} {_settings_of(self.schedule)}",
                 "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
                 **checkpoints.model_facts(self.accelerator.unwrap_model(self.model)),
             }
@@ -355,6 +362,7 @@ class SASRTrainer(ObservedGRPOTrainer):
     def run_state(self, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.optimizer_states is not None and self.args.should_save:
             self.optimizer_states.save(directory)
+        self.reference.save(directory)
         state = {
             **step_state.collect(self),
             "ahead": self.ahead.save(directory),
@@ -370,4 +378,11 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.ahead.load(directory, state.get("ahead"))
         if self.optimizer_states is not None:
             self.optimizer_states.load(directory, state["active_moments"])
-        self.reference.resume(self.state.global_step, tensors["probe"])
+        self.reference.resume(self.state.global_step, tensors["probe"], directory)
+
+
+def _settings_of(schedule: Schedule) -> dict[str, Any]:
+    """Also of a rule with slots."""
+    if hasattr(schedule, "__dict__"):
+        return vars(schedule)
+    return {field.name: getattr(schedule, field.name) for field in fields(schedule)} if is_dataclass(schedule) else {}

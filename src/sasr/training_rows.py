@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasets import Dataset
 
 from . import held_out
 from .curriculum import Curriculum, Levels, chosen_mode, harder_than_shown, level_of
 from .demonstrations import Demonstration, Ids, tokenize_demonstrations
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -41,6 +42,11 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
     over rows without difficulty."""
     args, rows = trainer.args, trainer.train_dataset
     needed = [name for name in args.reward_columns if name in rows.column_names]
+    missing = [name for name in args.reward_columns if name not in needed]
+    if missing and args.reward_columns != ["answer"]:  # which is the default, and not every reward reads it
+        raise InputError(
+            f"reward_columns: the rows have no {missing[0]!r}{did_you_mean(missing[0], rows.column_names)}"
+        )
     filled = zip(*(rows[name] for name in needed), strict=True) if needed else ((True,) for _ in rows)
     rl_rows = [i for i, values in enumerate(filled) if all(v is not None and v != "" for v in values)]
     source = rows if demonstration_dataset is None else demonstration_dataset
@@ -57,12 +63,13 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
         )
     if args.max_prompt_length is not None:
         prompts = trainer._tokenize_prompts([rows[i]["prompt"] for i in rl_rows])[0] if rl_rows else []
-        asked: list[tuple[int, Ids]] = [*zip(rl_rows, prompts, strict=True)]
-        asked += enumerate(d.prompt_ids for d in demonstrations)
+        what = "row" if source is rows else "row of the demonstrations"
+        asked: list[tuple[str, Ids]] = [(f"row {i + 1}", ids) for i, ids in zip(rl_rows, prompts, strict=True)]
+        asked += [(f"{what} {i + 1}", d.prompt_ids) for i, d in zip(chosen, demonstrations, strict=True)]
         for where, ids in asked:
             if len(ids) > args.max_prompt_length:
                 raise InputError(
-                    f"the prompt of row {where + 1} has {len(ids)} tokens, more than max_prompt_length "
+                    f"the prompt of {where} has {len(ids)} tokens, more than max_prompt_length "
                     f"({args.max_prompt_length}): raise the limit or drop the row"
                 )
     # Their questions stay: without a demonstration, for GRPO alone.
@@ -76,11 +83,19 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
     else:
         first: dict[str, int] = {}
         for i in chosen:
-            first.setdefault(repr(source[i]["prompt"]), place[i])
-        prompts_of = {row: repr(rows[row]["prompt"]) for row in rl_rows}
+            first.setdefault(_as_key(source[i]["prompt"]), place[i])
+        prompts_of = {row: _as_key(rows[row]["prompt"]) for row in rl_rows}
         answers = {row: first[prompt] for row, prompt in prompts_of.items() if prompt in first}
     by_difficulty = _by_difficulty(trainer, rl_rows, source, chosen)
     return TrainingRows(rl_rows, demonstrations, kept, answers, *by_difficulty)
+
+
+def _as_key(prompt: Any) -> str:
+    """The same for equal conversations, whatever the order of a message's keys and the empty ones among them."""
+    if isinstance(prompt, str):
+        return prompt
+    messages = [{k: v for k, v in message.items() if v is not None} for message in prompt]
+    return json.dumps(messages, sort_keys=True, default=str)
 
 
 def _by_difficulty(
