@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.qlora, pytest.mark.usefixtures("environment")]
 LAST = 24
 SETTINGS = {
     "task": "jsonl", "schedule": "alternate", "max_steps": LAST, "sft_warmup_steps": 8, "save_steps": 6,
-    "per_device_train_batch_size": 8, "num_generations": 4, "per_device_sft_batch_size": 8, "beta": 0.02,
+    "save_total_limit": 10, "per_device_train_batch_size": 8, "num_generations": 4,
+    "per_device_sft_batch_size": 8, "beta": 0.02,
     "max_completion_length": 4, "exam_rows": 8, "exam_samples": 2, "sft_learning_rate": 0.02, "learning_rate": 0.005,
     "lora_r": 8, "lora_alpha": 16, "lora_target_modules": "all-linear", "seed": 5,
 }  # fmt: skip

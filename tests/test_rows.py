@@ -6,10 +6,11 @@ import json
 import re
 
 import pytest
+from transformers import GPT2Config
 
 import toy
 from sasr import InputError, TaskConfig
-from sasr.rows import RowReader, collect_rows, difficulty_notes, harder_than_shown
+from sasr.rows import RowReader, check_positions, collect_rows, difficulty_notes, harder_than_shown
 from sasr.tasks import JsonlTask, StoriesTask
 from whole_runs import command, finish, start
 
@@ -196,6 +197,17 @@ def test_questions_harder_than_every_demonstration(tmp_path):
         assert note.endswith("SFT may teach to answer them as if they were easy: --curriculum adaptive has helped")
     for settings in ({"curriculum": "adaptive"}, {"schedule": "grpo", "sft_warmup_steps": 0}):
         assert difficulty_notes(easy, [], toy.settings(tmp_path, **settings)) == []
+
+
+def test_prompt_and_completion_have_to_fit_into_the_model(tmp_path):
+    args, rotary = toy.settings(tmp_path, max_completion_length=4), toy.model().config
+    learned = GPT2Config(n_positions=64)
+    assert check_positions(60, rotary, args) == check_positions(60, learned, args) == []
+    words = "61 tokens, which with max_completion_length (4) is more than the 64"
+    (note,) = check_positions(61, rotary, args)
+    assert words in note, "those turn further, so that it is for the user to say"
+    with pytest.raises(InputError, match=re.escape(f"{words} positions of the model")):
+        check_positions(61, learned, args)
 
 
 def test_exams_on_validation_rows_at_chosen_moments(tmp_path):

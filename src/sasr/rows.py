@@ -246,10 +246,12 @@ def _prompts(rows: Sequence[Row]) -> set[str]:
     return {text_of(row["prompt"]) for row in rows}
 
 
-def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> None:
-    """Raise `InputError` for the first prompt that is longer than `max_prompt_length`."""
+def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> int:
+    """Raise `InputError` for the first prompt that is longer than `max_prompt_length`. Returns the length of the
+    longest, 0 where there is no limit."""
+    longest = 0
     if args.max_prompt_length is None:
-        return
+        return longest
     options = args.chat_template_kwargs or {}
     for row, ids in zip(rows, tokenize_prompts([row["prompt"] for row in rows], tokenizer, **options), strict=True):
         if len(ids) > args.max_prompt_length:
@@ -258,3 +260,20 @@ def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> None:
                 f"a prompt has {len(ids)} tokens, more than max_prompt_length ({args.max_prompt_length}): raise the "
                 f"limit or drop the row that begins {text!r}"
             )
+        longest = max(longest, len(ids))
+    return longest
+
+
+def check_positions(longest: int, model_config: Any, args: SASRConfig) -> list[str]:
+    """Of the longest prompt with its completion: a line to print where they are more than the model was made for, and
+    `InputError` where it has no positions for them."""
+    config = model_config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or longest + args.max_completion_length <= positions:
+        return []
+    fact = f"a prompt has {longest} tokens, which with max_completion_length ({args.max_completion_length}) is more"
+    if getattr(config, "rope_parameters", None):  # these go on beyond, and few completions are that long
+        return [f"note: {fact} than the {positions} tokens that the model was made for"]
+    raise InputError(
+        f"{fact} than the {positions} positions of the model: lower max_completion_length, or leave the row out"
+    )

@@ -26,7 +26,7 @@ from .parsing import Settings
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
-from .rows import RowReader, check_lengths, collect_rows, difficulty_notes, seen_in
+from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, seen_in
 from .run_directory import (
     CONFIG_FILE,
     CONFIG_HEAD,
@@ -95,7 +95,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         for_model(rows, name, tokenizer.chat_template is not None)
         for rows in (train_rows, demonstration_rows, exam_rows)
     )
-    check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
+    longest = check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
     if again:
         say(f"{directory} has no checkpoint yet: beginning again")
@@ -119,6 +119,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         device=args.device,
         **options,
     )
+    for note in check_positions(longest, model.config, args):
+        say(note)
     with failures_told(directory):
         if checkpoint is None and is_main():
             claim(directory)
