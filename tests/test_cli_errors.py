@@ -99,6 +99,8 @@ FLAGS = {
     "scheduler-kwargs": (["--lr_scheduler_type", "cosine_with_min_lr"], ["cosine_with_min_lr", "min_lr"]),
     "report-to-unknown": (["--report_to", "tensorbord"], ["report_to", "tensorbord", "tensorboard"]),
     "report-to-missing": (["--report_to", "clearml"], ["report_to clearml", "not installed", "none"]),
+    "optimizer-missing": (["--optim", "galore_adamw"], ["optim galore_adamw", "galore_torch", "set optim to another"]),
+    "optimizer-options": (["--optim_args", "fast"], ["optim_args fast", "not enough values"]),
     "reward-weights": (["--reward_weights", "1", "1", "1"], ["reward_weights", "3", "2", "correctness, format"]),
     "long-prompt": (["--max_prompt_length", "10"], ["max_prompt_length (10)", "drop the row", " has "]),
     "no-training-length": (["--max_steps", "0"], ["max_steps is 0"]),
@@ -152,6 +154,23 @@ def test_4_bits_without_bitsandbytes(error, monkeypatch):
     monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
     message = error(*SMALL, "--load_in_4bit", "--use_peft", "--model_name_or_path", "owner/name")
     assert "load_in_4bit needs bitsandbytes" in message and "pip install 'sasr[qlora]'" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "missing", "words"),
+    [
+        ("use_liger_kernel", "is_liger_kernel_available", "the package liger-kernel is not installed"),
+        ("push_to_hub", "whoami", "push_to_hub: no such token; log in (hf auth login), or leave it out"),
+    ],
+)
+def test_what_is_missing_from_the_machine(error, monkeypatch, setting, missing, words):
+    def absent(token="asked"):
+        if token == "asked":
+            return False
+        raise OSError("no such token")
+
+    monkeypatch.setattr(f"sasr.setting_checks.{missing}", absent)
+    assert words in error(*SMALL, f"--{setting}", "true")
 
 
 def test_resume_without_a_directory(error):

@@ -93,3 +93,30 @@ def test_model_with_damaged_weights(error, words):
     whole = Path("lm/model.safetensors").read_bytes()
     Path("lm/model.safetensors").write_bytes(whole[: len(whole) // 2])
     assert "model.safetensors is damaged" in error(*SMALL, *words)
+
+
+OWN = """
+from sasr.tasks import StoriesTask
+class Raises(StoriesTask):
+    name = "raises"
+    def reward_funcs(self):
+        return [missing]
+class Single(StoriesTask):
+    name = "single"
+    def reward_funcs(self):
+        return len
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "fragments"),
+    [
+        (OWN, "Raises", ["task raises: its reward_funcs() failed: NameError", "own.py:6)", "correct it"]),
+        (OWN, "Single", ["task single: its reward_funcs() must return a list of functions", "len"]),
+        ("import sys\nsys.exit(3)\n", "Any", ["cannot import own.py: SystemExit: 3", "own.py:2)"]),
+    ],
+)
+def test_mistakes_in_a_task_of_ones_own(error, text, name, fragments):
+    Path("own.py").write_text(text)
+    message = error(*SMALL, "--task", f"own.py:{name}", "--model_name_or_path", "tiny-llama")
+    assert [f for f in fragments if f not in message] == [], message

@@ -55,6 +55,16 @@ def copy(saved, tmp_path) -> Path:
 # Tiny models
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("flsh", "name another, or none"), ("flash_attention_2", "install what is missing, or change")]
+)
+@pytest.mark.parametrize("saved_one", [True, False])
+def test_attention_that_is_not_there(saved, saved_one, name, hint):
+    model = str(saved) if saved_one else "tiny-llama"
+    message = error_of(load_model, model, attn_implementation=name, tokenizer_texts=TEXTS)
+    assert message.startswith(f"model {model!r}: cannot load the model (") and hint in message
+
+
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_tiny_model_is_drawn_from_the_seed_and_nothing_else(name):
     torch.manual_seed(11)

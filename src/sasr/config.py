@@ -277,6 +277,8 @@ class SASRConfig(GRPOConfig):
         schedule = self.build_schedule()  # once: one of the user's own is run from its file
         self._check_warmup(schedule)
         setting_checks.check_scheduler(self)
+        setting_checks.check_optimizer(self)
+        setting_checks.check_liger(self)
         budget.check_budget(self, schedule)
         check_study(self, schedule)
         spread.check_settings(self)

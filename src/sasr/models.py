@@ -134,7 +134,10 @@ def load_model(
         from sasr.tiny import tiny_model
 
         tiny_dtype = torch.float32 if isinstance(wanted, str) else wanted
-        return tiny_model(name, tokenizer, tiny_dtype, attn_implementation, seed), tokenizer
+        model = or_input_error(
+            name, "model", lambda: tiny_model(name, tokenizer, tiny_dtype, attn_implementation, seed)
+        )
+        return model, tokenizer
     path = local_path(name)
     if path is not None and is_adapter(path):
         kept = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
@@ -279,7 +282,11 @@ def or_input_error(name: str, what: str, load: Callable[[], _T]) -> _T:
     except Exception as error:
         reason = short(error)
         path = local_path(name)
-        if path is None:
+        if isinstance(error, ImportError):
+            hint = "install what is missing, or change the setting that needs it"
+        elif "attn_implementation" in reason:
+            hint = "name another, or none"
+        elif path is None:
             hint = "check the name and the network, or give a local directory"
         elif path.is_dir():
             hint = "check its files and the settings"

@@ -61,9 +61,9 @@ def load(
             made = call(found, options or {}, f"{what} '{spec}'")
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
-                f"{what} '{spec}': calling {object_name}() failed: {_describe(error)}; correct it"
+                f"{what} '{spec}': calling {object_name}() failed: {describe(error)}; correct it"
             ) from error
     elif options:
         raise InputError(f"{what} '{spec}' is made already and takes no options: leave them out, or name its class")
@@ -94,11 +94,11 @@ def _import(name: str, whose: str) -> ModuleType:
         return module
     except InputError:
         raise
-    except Exception as error:
-        raise InputError(f"{whose}: cannot import {name}: {_describe(error)}; correct it") from error
+    except (Exception, SystemExit) as error:  # a script may end itself
+        raise InputError(f"{whose}: cannot import {name}: {describe(error)}; correct it") from error
 
 
-def _describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """The error and the line of the user's code that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = "" if not last or last[0].filename.startswith("<") else f" ({last[0].filename}:{last[0].lineno})"

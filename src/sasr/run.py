@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from . import checkpoints, host_memory, locks, out_of_memory, quantised, shared_warmup
+from . import checkpoints, host_memory, locks, out_of_memory, quantised, setting_checks, shared_warmup
 from .adapters import INITIAL_MODEL, is_adapter
 from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
@@ -23,6 +23,7 @@ from .live import LiveView
 from .metrics import METRICS_FILE
 from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
+from .plugins import describe
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
@@ -82,6 +83,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
+    if is_main():
+        setting_checks.check_hub(args)
     if is_adapter(Path(name).expanduser()):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args, say, is_main())
@@ -218,7 +221,12 @@ def tokenizer_options(name: str, task: Task, settings: Settings) -> dict[str, An
 def check_reward_weights(task: Task, settings: Settings) -> None:
     """Raise `InputError` if there are more or fewer weights than rewards. The default ones are those of the built-in
     tasks: a task with other rewards gets none, so that all count 1."""
-    rewards, weights = task.reward_funcs(), settings.training.reward_weights
+    try:
+        rewards, weights = task.reward_funcs(), settings.training.reward_weights
+    except Exception as error:
+        raise InputError(f"task {task.name}: its reward_funcs() failed: {describe(error)}; correct it") from error
+    if not isinstance(rewards, list) or not rewards or not all(map(callable, rewards)):
+        raise InputError(f"task {task.name}: its reward_funcs() must return a list of functions, not {rewards!r:.80}")
     if weights is None or len(weights) == len(rewards):
         return
     if "reward_weights" not in settings.given:

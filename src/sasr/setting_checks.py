@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import whoami
 from transformers import get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.utils import is_liger_kernel_available
 
 from . import agreement, budget, curriculum, reward_guard, spread, warmup
 from .errors import InputError, require, unknown
+from .model_files import short
 from .schedules import SCHEDULES, settings_of_other_schedules
 
 if TYPE_CHECKING:
@@ -108,13 +111,27 @@ def _check_of_trl(args: SASRConfig) -> None:
 def check_scheduler(args: SASRConfig) -> None:
     # Tried out here on a parameter of no use: transformers would complain only after the model is loaded.
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    name, options = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    name, options = _value(args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
     try:
         scheduler = get_scheduler(name, optimizer, 1, 2, scheduler_specific_kwargs=dict(options))
     except (ValueError, TypeError) as error:
         raise InputError(f"lr_scheduler_type {name} with lr_scheduler_kwargs {options}: {error}") from None
     if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         raise InputError(f"lr_scheduler_type {name} depends on its history: use another")
+
+
+def check_optimizer(args: SASRConfig) -> None:
+    # transformers looks for packages and reads optim_args only when the optimizer is made.
+    from transformers import Trainer
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except ImportError as error:
+        raise InputError(f"optim {_value(args.optim)}: {short(error)}, or set optim to another") from None
+    except (ValueError, TypeError) as error:
+        if "model" not in str(error):  # some cannot be tried without one
+            options = f" with optim_args {args.optim_args}" if args.optim_args else ""
+            raise InputError(f"optim {_value(args.optim)}{options}: {short(error)}") from None
 
 
 def check_report_to(args: SASRConfig) -> None:
@@ -124,6 +141,20 @@ def check_report_to(args: SASRConfig) -> None:
         # flyte is missing from the list of those at hand
         if name != "flyte" and name not in get_available_reporting_integrations():
             raise InputError(f"report_to {name}: its package is not installed; install it or set report_to to none")
+
+
+def check_liger(args: SASRConfig) -> None:
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise InputError("use_liger_kernel: the package liger-kernel is not installed; install it or leave it out")
+
+
+def check_hub(args: SASRConfig) -> None:
+    """Raise `InputError` unless one who may push to the Hub is logged in, which asks the Hub."""
+    if args.push_to_hub:
+        try:
+            whoami(token=args.hub_token)
+        except Exception as error:  # no token, a wrong one, no network: each has classes of its own
+            raise InputError(f"push_to_hub: {short(error)}; log in (hf auth login), or leave it out") from None
 
 
 def check_processes(args: SASRConfig) -> None:
@@ -144,6 +175,10 @@ def check_batches(args: SASRConfig) -> None:
             f"steps_per_generation x num_iterations ({per_generation}) and gradient_accumulation_steps "
             f"({per_step}) must divide one another, so that a GRPO step uses whole slices of rollouts"
         )
+
+
+def _value(choice: Any) -> str:
+    return getattr(choice, "value", choice)
 
 
 def _check_foreign_settings(args: SASRConfig) -> None:
