@@ -23,6 +23,10 @@ SEEDS = "41-48"
 # The published runs were made in parts, in this order: TASK.json and those with something after the task's name. What
 # `run` makes is all in TASK.json, which goes before the others.
 PARTS = ("{}", "{}-45-46", "{}-45-48", "{}-47-48", "left-{}")
+# `harder` was run anew, with fresh seeds, when `curriculum: auto` had become the default. On the other tasks that is
+# the same as none, as their demonstrations are as hard as their questions.
+AUTO = "auto-{}"
+EARLIER = ", `curriculum: none`"
 HELD = "held-told-{}"  # kept.py has two of the stories' methods with seeds 45 and 46, from the same base model
 METHODS = {
     "static": "static SFT-then-GRPO, swept",
@@ -62,20 +66,29 @@ def run(methods: Sequence[str], seeds: str, start: str = "") -> None:
             command += ["--methods", *methods, "--seeds", seeds, "--output_dir", str(directory)]
             subprocess.run([*sasr, *command], check=True)  # goes on where it was
             (HERE / "again").mkdir(exist_ok=True)
-            shutil.copy(directory / "results.json", HERE / "again" / f"{start}{prefix}{task}.json")
+            name = AUTO.format(prefix + task) if task == "harder" and not start else f"{start}{prefix}{task}"
+            shutil.copy(directory / "results.json", HERE / "again" / f"{name}.json")
 
 
 def parts(prefix: str, task: str) -> list[str]:
-    """Names in again/ of the results of a task."""
+    """Names in again/ of the results of a task with the defaults."""
+    return [AUTO.format(prefix + task)] if task == "harder" else without_order(prefix, task)
+
+
+def without_order(prefix: str, task: str) -> list[str]:
+    """The same without questions by difficulty on any task."""
     names = [name.format(prefix + task) for name in PARTS] + ([HELD.format(task)] if prefix else [])
     return [name for name in names if (HERE / "again" / f"{name}.json").exists()]
 
 
-def merged(names: Sequence[str]) -> Values:
-    """The runs of these results with the methods of the table; of two with the same method and seed the first."""
+def merged(names: Sequence[str], ordered: bool = False) -> Values:
+    """The runs of these results with the methods of the table; of two with the same method and seed the first. With
+    `ordered` what has questions by difficulty is called so, also where it is the default."""
     values: Values = {}
     for name in names:
         for method, runs in read(HERE / "again" / f"{name}.json").items():
+            if ordered and name.startswith(AUTO.format("")):  # the names of those with and without an order
+                method = ADAPTIVE.get(method, method.removesuffix("-none"))
             if method in METHODS or method == LEFT or method in ADAPTIVE.values():
                 values[method] = runs | values.get(method, {})
     return values
@@ -98,14 +111,19 @@ def further(start: str) -> dict[str, list[str]]:
     )
 
 
-def tasks() -> dict[str, Values]:
+def tasks(found: Callable[[str, str], list[str]] = parts) -> dict[str, Values]:
     """pass@1 by task, method, seed and problem."""
-    return {task: with_swept(merged(own)) for task, own in names().items()}
+    return {task: with_swept(merged(own)) for task, own in by_task(found).items()}
+
+
+def earlier() -> dict[str, Values]:
+    """`harder` as it was before questions by difficulty were the default there, with its own seeds."""
+    return {task + EARLIER: own for task, own in tasks(without_order).items() if "harder" in task}
 
 
 def cost(what: str, members: Iterable[str]) -> dict[str, float]:
     """Of each method in these tasks, as [`spent`]."""
-    known = names()
+    known = names() | {task + EARLIER: own for task, own in by_task(without_order).items()}
     return spent(what, *(f"again/{name}" for task in members for name in known[task]))
 
 
@@ -178,13 +196,16 @@ def table(values: dict[str, Values]) -> list[str]:
 
 
 def signal(values: dict[str, Values]) -> list[str]:
-    """SASR and the same growth without its signal, with what each took of SFT: is it the signal or the share?"""
+    """SASR and the same growth without its signal, with what each took of SFT: is it the signal or the share? Last with
+    the runs of `harder` that the table had before."""
     few = [task for task in values if "few" in task]
     groups = {
         "all but `few`": [task for task in values if task not in few],
         "`few`, where repeats wear out": few,
         "all eight": list(values),
     }
+    values = values | earlier()
+    groups["these and the earlier `harder`, without questions by difficulty"] = list(values)
     lines = ["| tasks | runs | SFT steps: SASR, cosine | SASR - cosine | p |", "|---" * 5 + "|"]
     for name, members in groups.items():
         own, taken = {task: values[task] for task in members}, cost("sft_steps", members)
@@ -196,10 +217,12 @@ def signal(values: dict[str, Values]) -> list[str]:
 
 def adapted() -> dict[str, Values]:
     """Of each task the runs with and without questions by difficulty."""
-    known, questions, values = names(), further("questions"), {}
+    known, questions, values = by_task(without_order), further("questions"), {}
+    auto = by_task(lambda prefix, task: parts(prefix, task) if task == "harder" else [])
     for task, more in further("adaptive").items():
         alone = merged(questions[task]).get(ADAPTIVE["sasr"])
-        values[task] = merged([*known[task], *more]) | ({} if alone is None else {QUESTIONS: alone})
+        all_of_it = merged([*known[task], *more, *auto[task]], ordered=True)
+        values[task] = all_of_it | ({} if alone is None else {QUESTIONS: alone})
     return values
 
 
@@ -308,14 +331,14 @@ def main() -> None:
         run([*(method for method in METHODS if method != "static"), LEFT], (sys.argv[2:] or [SEEDS])[0])
     values = tasks()
     insert(HERE.parents[2] / "README.md", "table", summary(values))
-    insert(HERE.parents[1] / "rule-study.md", "again", table(values))
+    insert(HERE.parents[1] / "rule-study.md", "again", table(values | earlier()))
     insert(HERE.parents[1] / "rule-study.md", "first-base", table(first_base()))
     insert(HERE.parents[1] / "rule-study.md", "signal", signal(values))
     insert(HERE.parents[1] / "rule-study.md", "seconds", seconds())
     insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
     insert(HERE.parents[1] / "rule-controls.md", "adaptive", adaptive())
     insert(HERE.parents[1] / "rule-controls.md", "alike", alike())
-    insert(HERE.parents[1] / "rule-controls.md", "left", left(values))
+    insert(HERE.parents[1] / "rule-controls.md", "left", left(tasks(without_order)))
 
 
 if __name__ == "__main__":
