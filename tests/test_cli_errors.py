@@ -20,6 +20,7 @@ FLAGS = {
     "unknown-task": (["--task", "gsm8"], ["unknown task 'gsm8'", "did you mean gsm8k?"]),
     "task-option": (["--task_options", '{"stps": 5}'], ["option of task stories 'stps'", "did you mean steps?"]),
     "task-option-value": (["--task_options", '{"steps": [0]}'], ["task stories: steps must be 1 or more, not 0"]),
+    "task-option-large": (["--task_options", '{"steps": [3, 100000]}'], ["steps must be at most 100, not 100000"]),
     "task-options-no-json": (
         ["--task_options", "steps=5"],
         ["--task_options", "'steps=5' is no JSON object", "such as"],
@@ -200,6 +201,7 @@ RECIPES = {
     "env-name": ("env: {'A=B': x}\n", ["env: 'A=B' cannot be set"]),
     "null-exam-rows": ("exam_rows: null\n", ["exam_rows is None"]),
     "bad-yaml": ("gamma: 1\n  task: [\n", ["r.yaml:2", "not valid YAML"]),
+    "key-twice": ("gamma: 1\ngamma: 2\n", ["r.yaml:3: gamma is given twice: keep one"]),
     "list": ("- gamma\n- 1\n", ["r.yaml", "setting: value"]),
     "text": ("just text\n", ["r.yaml", "setting: value"]),
     "env-no-mapping": ("env: 3\n", ["r.yaml", "env"]),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sasr import InputError, SASRConfig
 from sasr.compare.check import comparison_text
 from sasr.compare.plan import Comparison, differences, point_name
-from sasr.compare.reading import check_keys_once, read, seeds_of
+from sasr.compare.reading import read, seeds_of
+from sasr.parsing import check_keys_once
 
 BASE = {"task": "stories", "sft_warmup_steps": 4, "max_steps": 10, "learning_rate": 1e-4}
 
@@ -221,6 +222,7 @@ def test_a_key_that_is_there_twice():
         with pytest.raises(InputError, match=r"r\.yaml:[123]: a is given twice"):
             check_keys_once(text, "r.yaml")
     check_keys_once("", "r.yaml")
+    check_keys_once("a: &all [*all, {b: *all}]\n", "r.yaml")  # ends
 
 
 def test_planning_needs_no_torch():

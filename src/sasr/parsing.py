@@ -77,7 +77,9 @@ def read_recipe(name: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise InputError(f"no recipe {name!r}: give a YAML file, or one of {known}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        check_keys_once(text, name)
     except OSError as error:
         raise InputError(f"cannot read the config file {name}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -90,6 +92,27 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{name}: a recipe is a list of `setting: value` lines")
     return content
+
+
+def check_keys_once(text: str, source: str) -> None:
+    """Raise `InputError` for a key that a YAML file has twice in one place: the first would vanish in silence."""
+    pending: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    visited = set()
+    while pending:
+        node = pending.pop()
+        if id(node) in visited:  # an alias
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise InputError(f"{source}:{key.start_mark.line + 1}: {key.value} is given twice: keep one")
+                if isinstance(key, yaml.ScalarNode):
+                    seen.add(key.value)
+                pending.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            pending += node.value
 
 
 def check_values(values: dict[str, Any], parser: Parser, source: str) -> None:

@@ -112,10 +112,10 @@ def _settings(argv: list[str]) -> dict[str, Any]:
 
 def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     """(recipe, its name in messages, its name in the directory's)."""
-    from sasr.parsing import RECIPES, base_recipe, read_recipe, recipe_path
+    from sasr.parsing import RECIPES, base_recipe, read_recipe
 
     from .check import COMPARISON_FILE
-    from .reading import check_keys_once, seeds_of
+    from .reading import seeds_of
 
     config = options.config
     if options.resume_from_checkpoint is not None:
@@ -127,10 +127,8 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
         if not Path(config).is_file():
             raise InputError(f"there is no comparison to go on with in {options.output_dir}")
     base = base_recipe(flags)
-    path = recipe_path(config) if config is not None else RECIPES / f"{base}.yaml"
     source = config if config is not None else f"recipe {base}"
-    recipe = read_recipe(config if config is not None else str(path))
-    check_keys_once(path.read_text(encoding="utf-8"), source)
+    recipe = read_recipe(config if config is not None else str(RECIPES / f"{base}.yaml"))
     if options.resume_from_checkpoint is not None:
         _give_to_new_methods(recipe, seeds_of(options.seeds, "--seeds") if options.seeds else (), source)
         options.seeds = None

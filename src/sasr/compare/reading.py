@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from sasr.errors import InputError, did_you_mean, unknown
 from sasr.schedules import SCHEDULES
 
@@ -215,23 +213,6 @@ def seeds_of(value: Any, where: str) -> tuple[int, ...]:
     if count > 1:
         raise InputError(f"{where}: seed {seed} is given twice")
     return tuple(seeds)
-
-
-def check_keys_once(text: str, source: str) -> None:
-    """Raise `InputError` for a key that a YAML file has twice in one place: a method would vanish in silence."""
-    pending: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise InputError(f"{source}:{key.start_mark.line + 1}: {key.value} is given twice: keep one")
-                if isinstance(key, yaml.ScalarNode):
-                    seen.add(key.value)
-                pending.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            pending += node.value
 
 
 def _mapping(value: Any, where: str) -> Values:

@@ -25,6 +25,7 @@ SENTENCES = {
     "/": ("{owner} keeps 1 of {n} equal parts.",),
 }
 LARGEST = 30
+MOST_STEPS = 100  # far more than any model follows, and than a machine makes in no time
 START = "{owner} has {n} {items}."
 QUESTION = "How many {items} does {owner} have?"
 _STEP = re.compile(r"([0-9]{1,6})([-+*/])([0-9]{1,6})=([0-9]{1,6})\.")
@@ -45,7 +46,7 @@ class StoriesTask(Task):
         num_train (`int`, *optional*, defaults to 4000): Training rows to generate when no count is given.
         num_held_out (`int`, *optional*, defaults to 500): Held-out rows to generate when no count is given.
         seed (`int`, *optional*, defaults to 0): Which stories, when no seed is given.
-        steps (`int` or `list[int]`, *optional*, defaults to 3): Steps per story; of several lengths in turn.
+        steps (`int` or `list[int]`, *optional*, defaults to 3): Steps per story, at most 100; of several lengths in turn.
     """
 
     name: ClassVar[str] = "stories"
@@ -57,6 +58,8 @@ class StoriesTask(Task):
             for value in values:
                 if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                     raise InputError(f"task stories: {setting} must be 1 or more, not {value!r}")
+        if max(self.lengths, default=0) > MOST_STEPS:
+            raise InputError(f"task stories: steps must be at most {MOST_STEPS}, not {max(self.lengths)}")
         if not self.lengths or len(set(self.lengths)) < len(self.lengths):
             raise InputError(f"task stories: steps is {self.lengths}: list each length once")
         if not isinstance(seed, int):
