@@ -18,6 +18,9 @@ INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."
 # No answer of the dataset comes near; a longer expression is wrong, and is not worth a worker's time.
 LONGEST_ANSWER = 1000
 _BASE = re.compile(r"[-0-9A-Za-z]+_\{?([0-9]+)\}?")
+# What math-verify does not know, or not by this name.
+_SPELLINGS = {"°": r"^\circ ", r"\degree": r"^\circ ", r"\varnothing": r"\emptyset "}
+_WORDS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
 _LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[bB]igg?[lr]?(?![A-Za-z])|\\[!,;:]|\$")
 
 
@@ -66,7 +69,7 @@ class MathTask(Task):
         pairs: list[tuple[str, str]] = []
         decided: list[bool | None] = []
         for completion, row in zip(completions, rows, strict=True):
-            pair = (row.get("answer") or "", last_boxed(completion) or "")
+            pair = _spelled(row.get("answer") or ""), _spelled(last_boxed(completion) or "")
             pairs.append(pair)
             decided.append(_decide(*pair))
         undecided = [pair for pair, known in zip(pairs, decided, strict=True) if known is None]
@@ -108,6 +111,12 @@ def _decide(expected: str, written: str) -> bool | None:
     return False if base and other and base[1] != other[1] else None
 
 
+def _spelled(latex: str) -> str:
+    for other, known in _SPELLINGS.items():
+        latex = re.sub(re.escape(other) + r"(?![A-Za-z])", lambda _, known=known: known, latex)
+    return latex
+
+
 def _normalise(latex: str) -> str:
-    text = _LAYOUT.sub("", latex).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = _WORDS.sub(r"\1", _LAYOUT.sub("", latex)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return squeeze(text).rstrip(".")

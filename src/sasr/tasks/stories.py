@@ -46,7 +46,7 @@ class StoriesTask(Task):
         num_train (`int`, *optional*, defaults to 4000): Training rows to generate when no count is given.
         num_held_out (`int`, *optional*, defaults to 500): Held-out rows to generate when no count is given.
         seed (`int`, *optional*, defaults to 0): Which stories, when no seed is given.
-        steps (`int` or `list[int]`, *optional*, defaults to 3): Steps per story, at most 100; of several lengths in turn.
+        steps (`int` or `list[int]`, *optional*, defaults to 3): Steps per story (at most 100); several lengths in turn.
     """
 
     name: ClassVar[str] = "stories"
