@@ -113,7 +113,7 @@ def _decide(expected: str, written: str) -> bool | None:
 
 def _spelled(latex: str) -> str:
     for other, known in _SPELLINGS.items():
-        latex = re.sub(re.escape(other) + r"(?![A-Za-z])", lambda _, known=known: known, latex)
+        latex = re.sub(re.escape(other) + r"(?![A-Za-z])", known.replace("\\", r"\\"), latex)
     return latex
 
 
