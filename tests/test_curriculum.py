@@ -250,6 +250,13 @@ def test_harder_than_shown(asked, shown):
     assert found == [level for level in range(1, 10) if level in asked and shown and all(level > s for s in shown)]
 
 
+@given(st.integers(1, 400), st.integers(0, 400))
+def test_a_rare_level_that_is_not_shown_is_no_reason(easy, hard):
+    """As with 100 demonstrations of GSM8K, whose longest solutions are a few in a thousand."""
+    found = harder_than_shown([8] * hard + [2] * easy, [2, 2])
+    assert found == ([8] if hard and 9 * hard >= easy else [])
+
+
 def test_success_by_difficulty_is_told_without_a_curriculum(tmp_path):
     def rewards(completions, difficulty, **_):
         return [float(level == 2) for level in difficulty]

@@ -104,7 +104,7 @@ class SASRConfig(GRPOConfig):
         curriculum (`str`, *optional*, defaults to `"auto"`):
             How the rows' `difficulty` orders questions and demonstrations after the warm-up: `"none"`, not at all;
             `"easy_to_hard"`; `"adaptive"`, most where half of the rollouts succeed; or `"auto"`, which is `"adaptive"`
-            where questions are harder than every demonstration, else `"none"` (see `sasr.curriculum`).
+            where a tenth of the questions are harder than every demonstration, else `"none"` (see `sasr.curriculum`).
         divergence_every (`int`, *optional*, defaults to `10`):
             With `divergence_weight > 0` and `beta = 0`: measure d_t on the probe every so many steps. With `beta > 0`
             GRPO's own KL term of the last rollouts is d_t, 0 before the first.

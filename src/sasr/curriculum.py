@@ -1,7 +1,7 @@
 """Which difficulty comes next (`curriculum`), in the questions of GRPO and the demonstrations of SFT after the warm-up.
 
 - `none`: all rows alike, whatever their difficulty.
-- `auto`: `adaptive` where GRPO asks what is harder than all that SFT shows, else `none`.
+- `auto`: `adaptive` where a tenth of what GRPO asks is harder than all that SFT shows, else `none`.
 - `easy_to_hard`: one more level is open in each equal part of the steps, the easiest first; all rows of these alike.
 - `adaptive`: a level is drawn by its number of rows times s (1 - s), s its current success rate in rollouts: most where
   half of them succeed.
@@ -30,6 +30,7 @@ MODES = ("auto", "none", "easy_to_hard", "adaptive")
 _UNIFORM = 0.2  # share of the draws that looks at no success rate
 _MEMORY = 0.95  # what an earlier question of the same level counts against the last one
 _SHOWN = 12  # levels
+_MANY = 10  # one question in so many
 
 
 def level_of(value: Any, where: str) -> float:
@@ -45,9 +46,11 @@ def level_of(value: Any, where: str) -> float:
 
 
 def harder_than_shown(asked: Iterable[float], shown: Iterable[float]) -> list[float]:
-    """The levels of questions above those of all demonstrations, in ascending order; none without demonstrations."""
-    hardest = max(shown, default=float("inf"))
-    return sorted({level for level in asked if level > hardest})
+    """The levels of questions above those of all demonstrations, in ascending order; none without demonstrations, or if
+    fewer than a tenth of the questions are such: with few demonstrations the rarest level is easily missed."""
+    hardest, questions = max(shown, default=float("inf")), list(asked)
+    harder = [level for level in questions if level > hardest]
+    return sorted(set(harder)) if len(harder) * _MANY >= len(questions) else []
 
 
 def chosen_mode(args: SASRConfig, harder: Sequence[float]) -> str:

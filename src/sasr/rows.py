@@ -169,11 +169,11 @@ def difficulty_notes(rows: list[Row], demonstrations: list[Row], args: SASRConfi
 
 def harder_than_shown(rows: Sequence[Row], demonstrations: Sequence[Row]) -> list[float]:
     """The difficulties of verifiable questions that are above those of all demonstrations, in ascending order; none if
-    a row has no difficulty."""
+    they are few, or a row has no difficulty."""
     shown = [row for row in demonstrations or rows if row.get("completion")]
     asked = [row for row in rows if row.get("answer") is not None]
     try:
-        known, levels = ({curriculum.level_of(row.get("difficulty"), "") for row in part} for part in (shown, asked))
+        known, levels = ([curriculum.level_of(row.get("difficulty"), "") for row in part] for part in (shown, asked))
     except InputError:
         return []
     return curriculum.harder_than_shown(levels, known)
