@@ -1,4 +1,4 @@
-"""The tables of a pretrained model in docs/evidence.md, from the results of compare.yaml and of poor.yaml.
+"""The tables of a pretrained model in docs/evidence.md, from the results of compare.yaml, poor.yaml and harder.yaml.
 
 Run: python docs/results/smollm2-stories/figures.py
 """
@@ -40,4 +40,5 @@ def table(path: Path) -> list[str]:
 if __name__ == "__main__":
     page = HERE.parents[1] / "evidence.md"
     insert(page, "smollm2-stories", table(HERE / "results.json"))
-    insert(page, "smollm2-poor", table(HERE / "poor.json"))
+    for name in ("poor", "harder"):
+        insert(page, f"smollm2-{name}", table(HERE / f"{name}.json"))
