@@ -228,7 +228,7 @@ def test_the_command_says_where_it_ended_and_takes_the_exam_there(tmp_path):
         ({"sft_warmup_steps": 4, "warmup_min_steps": 2}, "warmup_min_steps is for a warm-up that ends by itself"),
         ({"warmup_min_steps": 70}, "more than the longest warm-up"),
         ({"warmup_anneal": -0.1}, "warmup_anneal is -0.1"),
-        ({"warmup_from": "elsewhere"}, "warm-up of a known length"),
+        ({"warmup_from": "elsewhere"}, "warm-up of a chosen length.*leave warmup_from out"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, changes, named):

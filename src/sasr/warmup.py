@@ -75,7 +75,10 @@ def check_settings(args: SASRConfig) -> None:
             "lr_scheduler_type to constant, or constant_with_warmup with a number of warmup_steps"
         )
     if args.warmup_from is not None:
-        raise InputError("warmup_from takes over a warm-up of a known length: set sft_warmup_steps to its steps")
+        raise InputError(
+            "warmup_from takes over a warm-up of a chosen length: set sft_warmup_steps to its steps, or leave "
+            "warmup_from out if it was automatic too"
+        )
 
 
 def window_of(longest: int) -> int:
