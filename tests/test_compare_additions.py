@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import sasr.cli
+import toy
 from sasr.compare import runner
 from sasr.compare.check import comparison_text
 from sasr.compare.measures import measure
@@ -23,13 +24,18 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def test_a_method_that_is_added_has_the_seeds_of_the_others(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def where_every_run_fails(tmp_path, monkeypatch):
+    """A directory to compare in, where it is only the plan that is looked at."""
     monkeypatch.chdir(tmp_path)
 
     def fails(*args, **kwargs):
         return SimpleNamespace(returncode=1, poll=lambda: 1, wait=lambda: 1, kill=lambda: None)
 
     monkeypatch.setattr(runner.subprocess, "Popen", fails)
+
+
+def test_a_method_that_is_added_has_the_seeds_of_the_others(where_every_run_fails, tmp_path):
     section = {"budget": "steps=4", "seeds": "11-12", "methods": ["sft", "static"]}
     none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
     (tmp_path / "out").mkdir()
@@ -43,13 +49,7 @@ def test_a_method_that_is_added_has_the_seeds_of_the_others(tmp_path, monkeypatc
     assert not any(own.get("tune") for own in methods.values())
 
 
-def test_a_method_that_is_added_is_tuned_like_the_others(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        runner.subprocess,
-        "Popen",
-        lambda *args, **kwargs: SimpleNamespace(returncode=1, poll=lambda: 1, wait=lambda: 1, kill=lambda: None),
-    )
+def test_a_method_that_is_added_is_tuned_like_the_others(where_every_run_fails, tmp_path):
     grid = {"learning_rate": [1e-4, 3e-4]}
     section = {"budget": "steps=4", "seeds": "11", "methods": ["static", "random"], "tune": grid}
     none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
@@ -60,6 +60,26 @@ def test_a_method_that_is_added_is_tuned_like_the_others(tmp_path, monkeypatch, 
     sasr.cli.main(["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1", *more])
     methods = yaml.safe_load(written.read_text())["compare"]["methods"]
     assert {name: own["tune"] for name, own in methods.items()} == {name: grid for name in methods}
+
+
+def test_runs_that_are_added_read_the_data_of_the_others(where_every_run_fails, capsys):
+    toy.rows(40).to_json("rows.jsonl")
+    before = Path("rows.jsonl").read_text()
+    recipe = {**SETTINGS, "task": "jsonl", "data": "rows.jsonl", "output_dir": "out"}
+    section = {"budget": "steps=4", "seeds": "11", "methods": ["sft", "static"]}
+    Path("r.yaml").write_text(yaml.safe_dump({**recipe, "compare": section}))
+    assert sasr.cli.main(["compare", "--config", "r.yaml", "--jobs", "1"]) == 1
+    planned = Path("out/comparison.yaml").read_text()
+
+    more = ["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1", "--seeds", "12"]
+    Path("rows.jsonl").write_text("".join(before.splitlines(keepends=True)[1:]))
+    capsys.readouterr()
+    assert sasr.cli.main(more) == 2
+    assert "the data have changed since the first runs of out: put the old ones back" in capsys.readouterr().err
+    assert Path("out/comparison.yaml").read_text() == planned
+    Path("rows.jsonl").write_text(before)
+    assert sasr.cli.main(more) == 1
+    assert yaml.safe_load(Path("out/comparison.yaml").read_text())["compare"]["methods"]["sft"]["seeds"] == [11, 12]
 
 
 @pytest.mark.parametrize("methods", ["sft static", ["sft", "static"], {"sft": None}, {"sft": {"seeds": "1-3"}}])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from sasr.checkpoints import digest_rows
+from sasr.checkpoints import digest_rows, write_atomically
 from sasr.config import SASRConfig
 from sasr.errors import InputError
 from sasr.models import check_model
@@ -22,16 +23,28 @@ from .plan import Comparison, Method, Run, differences, with_additions
 COMPARISON_FILE = "comparison.yaml"
 
 
-def check_runs(comparison: Comparison, jobs: int = 1) -> None:
+ROWS_FILE = "rows.json"
+
+
+class Rows(NamedTuple):
+    """What the runs of a method read with this seed: digests of the exam's rows, and of all of them."""
+
+    method: str
+    seed: int
+    exam: str
+    every: str
+
+
+def check_runs(comparison: Comparison, jobs: int = 1) -> dict[str, str]:
     """Raise `InputError` for the first method, point of a grid or lack of data with which a run would be refused, when
-    there are so many at a time."""
+    there are so many at a time. Returns digests of the rows, by what they are read with."""
     if comparison.settings.get("exam_rows") == 0:
         raise InputError("exam_rows is 0: a comparison needs an exam")
     parser = Parser()
     check_values({k: v for k, v in comparison.settings.items() if k != "env"}, parser, "the settings of all methods")
     for method in comparison.methods:
         check_values(method.settings, parser, f"method {method.name}")
-    asked: dict[str, tuple[str, str]] = {}
+    asked: dict[str, Rows] = {}
     for method, run in comparison.samples_of_settings():
         tried = ", ".join(f"{name} {value}" for name, value in run.point.items())
         where = f"method {method.name}" + (f" with {tried}" if tried else "")
@@ -40,13 +53,16 @@ def check_runs(comparison: Comparison, jobs: int = 1) -> None:
             _check_run(comparison, method, run, asked, jobs)
         except InputError as error:
             raise InputError(f"{where}: {str(error).removeprefix('config.yaml: ')}") from None
-    (first, rows), *others = asked.values()
-    for other, own in others:
-        if own != rows:
-            raise InputError(f"methods {first} and {other} are examined on different rows: give both the same data")
+    first, *others = asked.values()
+    for other in others:
+        if other.exam != first.exam:
+            raise InputError(
+                f"methods {first.method} and {other.method} are examined on different rows: give both the same data"
+            )
+    return {digest_rows([{"read": alike, "seed": rows.seed}]): rows.every for alike, rows in asked.items()}
 
 
-def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str, tuple[str, str]], jobs: int) -> None:
+def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str, Rows], jobs: int) -> None:
     settings = parse(["--output_dir", "unused"], defaults=dict(run.settings))
     args = settings.training
     kinds = args.kinds_of_steps(args.build_schedule())
@@ -56,20 +72,20 @@ def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str
         raise InputError("vllm_mode server: a server has the weights of one run at a time: give --jobs 1")
     alike = repr((settings.task, kinds))
     if alike not in asked:  # reading rows takes time: once for all that read the same
-        asked[alike] = (method.name, _check_rows(settings, args))
+        asked[alike] = Rows(method.name, args.seed, *_check_rows(settings, args))
 
 
-def _check_rows(settings: Settings, args: SASRConfig) -> str:
-    """A digest of what the exam asks."""
+def _check_rows(settings: Settings, args: SASRConfig) -> tuple[str, str]:
+    """Digests of what the exam asks, and of all rows."""
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
     if settings.model.model_name_or_path is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(settings.model.model_name_or_path)
-    held_out = collect_rows(task, settings.task, args)[2]
+    *studied, held_out = collect_rows(task, settings.task, args)
     if not held_out:
         raise InputError("there are no rows to examine: give exam_data, or rows with answers")
-    return digest_rows(held_out)
+    return digest_rows(held_out), digest_rows([*(row for rows in studied for row in rows), *held_out])
 
 
 def check_directory(directory: Path, comparison: Comparison) -> None:
@@ -89,6 +105,23 @@ def check_directory(directory: Path, comparison: Comparison) -> None:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         shown = "; ".join(found[:3])
         raise InputError(f"{directory} holds another comparison ({shown}{more}): choose another output_dir")
+
+
+def keep_rows(directory: Path, digests: dict[str, str]) -> None:
+    """Note what the runs read, beside the comparison. Raises `InputError` if earlier ones read something else by the
+    same name: with other data the runs that are added could not be compared with them."""
+    path = directory / ROWS_FILE
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        known = known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        known = {}
+    if any(known.get(name, digest) != digest for name, digest in digests.items()):
+        raise InputError(
+            f"the data have changed since the first runs of {directory}: put the old ones back, or choose another "
+            "output_dir"
+        )
+    write_atomically(path, json.dumps(known | digests, indent=1))
 
 
 def comparison_text(comparison: Comparison) -> str:
