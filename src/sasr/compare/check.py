@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sasr.checkpoints import digest_rows, write_atomically
+from sasr.checkpoints import digest_rows
 from sasr.config import SASRConfig
 from sasr.errors import InputError
 from sasr.models import check_model
@@ -107,12 +107,11 @@ def check_directory(directory: Path, comparison: Comparison) -> None:
         raise InputError(f"{directory} holds another comparison ({shown}{more}): choose another output_dir")
 
 
-def keep_rows(directory: Path, digests: dict[str, str]) -> None:
-    """Note what the runs read, beside the comparison. Raises `InputError` if earlier ones read something else by the
-    same name: with other data the runs that are added could not be compared with them."""
-    path = directory / ROWS_FILE
+def with_earlier_rows(directory: Path, digests: dict[str, str]) -> str:
+    """What to keep in `rows.json`: what the runs read, with what earlier ones did. Raises `InputError` if those read
+    something else by the same name: with other data the runs that are added could not be compared with them."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads((directory / ROWS_FILE).read_text(encoding="utf-8"))
         known = known if isinstance(known, dict) else {}
     except (OSError, ValueError):
         known = {}
@@ -121,7 +120,7 @@ def keep_rows(directory: Path, digests: dict[str, str]) -> None:
             f"the data have changed since the first runs of {directory}: put the old ones back, or choose another "
             "output_dir"
         )
-    write_atomically(path, json.dumps(known | digests, indent=1))
+    return json.dumps(known | digests, indent=1)
 
 
 def comparison_text(comparison: Comparison) -> str:

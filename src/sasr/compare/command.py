@@ -58,15 +58,15 @@ def compare(argv: list[str]) -> int:
     jobs, devices = _jobs(options.jobs)
     directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))
     check.check_directory(directory, comparison)
-    rows = check.check_runs(comparison, jobs)
+    rows = check.with_earlier_rows(directory, check.check_runs(comparison, jobs))
     from sasr.checkpoints import write_atomically
     from sasr.run_directory import claim
 
     claim(directory)
     lock(directory).close()
     with disk_failures_told(lambda: _what_is_safe(directory)):
-        check.keep_rows(directory, rows)
         write_atomically(directory / check.COMPARISON_FILE, check.comparison_text(comparison))
+        write_atomically(directory / check.ROWS_FILE, rows)
         view = CompareView()
         runner = Runner(comparison, directory, jobs, devices, view, shlex.join(["sasr", "compare", *argv]))
         view.message(_opening(runner, directory))
