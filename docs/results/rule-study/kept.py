@@ -1,7 +1,7 @@
 """Demonstrations kept from SFT on the study's eight tasks, 140 steps: the rule, static with its help, and the defaults.
 
 Run: python docs/results/rule-study/kept.py run (like again.py, with the methods and seeds below). With and without
-`run` it writes the table of again/held-TASK.json into docs/rule-controls.md.
+`run` it writes the table of again/held-TASK.json into docs/rule-controls.md, and one of again/kept-auto-*.json.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from again import FAMILIES, ahead, run
+from again import AUTO, FAMILIES, ahead, merged, run, with_swept
 from page import HERE, TASKS, finished, insert, read
 
 from sasr.compare.statistics import mean
 
 START, SEEDS = "held-", "45-46"
+KEPT = "sasr-kept"
 METHODS = {
     "sasr-held-out": "**SASR, 16 kept from SFT, warm-up `auto`**",
     "static-held-out": "static from the same warm-up",
@@ -57,10 +58,30 @@ def table() -> list[str]:
     return lines
 
 
+def ordered() -> list[str]:
+    """`harder` once more, all methods with questions by their success, as is the default there."""
+    others = {"sasr": "SASR's default", "static-60": "static, 60", "static-100": "static, 100", "static": "swept"}
+    heads = " | ".join(f"it - {words}" for words in others.values())
+    lines = [
+        f"| 140 steps, `harder` (seeds) | SASR, 16 kept | {heads} |",
+        "|---" * (len(others) + 2) + "|",
+    ]
+    found = {}
+    for family, (prefix, *_) in FAMILIES.items():
+        values = with_swept(merged([AUTO.format(f"{prefix}harder")]))
+        found[family] = values | read(HERE / "again" / f"kept-auto-{prefix}harder.json")
+    for name, own in ({family: {family: v} for family, v in found.items()} | {"**both**": found}).items():
+        runs = [run for v in own.values() for run in v[KEPT].values()]
+        cells = [ahead(own, KEPT, other) for other in others]
+        lines.append(f"| {name} ({len(runs)}) | {mean(runs):.3f} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     if sys.argv[1:] == ["run"]:
         run(list(METHODS), SEEDS, START)
     insert(HERE.parents[1] / "rule-controls.md", "held-out-short", table())
+    insert(HERE.parents[1] / "rule-controls.md", "held-out-ordered", ordered())
 
 
 if __name__ == "__main__":
