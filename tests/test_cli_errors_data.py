@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import toy
 from refusals import JSONL, ROW, SMALL
+from sasr.run import check_reward_weights
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -120,3 +122,9 @@ def test_mistakes_in_a_task_of_ones_own(error, text, name, fragments):
     Path("own.py").write_text(text)
     message = error(*SMALL, "--task", f"own.py:{name}", "--model_name_or_path", "tiny-llama")
     assert [f for f in fragments if f not in message] == [], message
+
+
+def test_rewards_that_trl_takes():
+    settings = SimpleNamespace(training=SimpleNamespace(reward_weights=None))
+    for rewards in ([len], [len, "owner/reward-model"]):
+        check_reward_weights(SimpleNamespace(name="mine", reward_funcs=lambda rewards=rewards: rewards), settings)

@@ -225,7 +225,8 @@ def check_reward_weights(task: Task, settings: Settings) -> None:
         rewards, weights = task.reward_funcs(), settings.training.reward_weights
     except Exception as error:
         raise InputError(f"task {task.name}: its reward_funcs() failed: {describe(error)}; correct it") from error
-    if not isinstance(rewards, list) or not rewards or not all(map(callable, rewards)):
+    # A text is to TRL the name of a reward model.
+    if not isinstance(rewards, list) or not rewards or not all(callable(r) or isinstance(r, str) for r in rewards):
         raise InputError(f"task {task.name}: its reward_funcs() must return a list of functions, not {rewards!r:.80}")
     if weights is None or len(weights) == len(rewards):
         return
