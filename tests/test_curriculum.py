@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import toy
 from sasr import InputError
 from sasr.curriculum import Curriculum, Levels, LevelStream, SuccessRates, harder_than_shown, level_of
+from sasr.schedules import Grpo
 
 rows_with_levels = st.dictionaries(st.integers(0, 200), st.integers(1, 5).map(float), min_size=1, max_size=60)
 two_levels = rows_with_levels.filter(lambda rows: len(set(rows.values())) > 1)
@@ -233,11 +234,12 @@ def test_auto_is_adaptive_where_questions_are_harder_than_every_demonstration(tm
     ("change", "more"),
     [
         ({"schedule": "grpo", "sft_warmup_steps": 0}, {}),  # nothing is studied
+        ({"schedule": "alternate", "sft_warmup_steps": 0}, {"schedule": Grpo()}),  # nor by the rule itself
         ({"rollouts_ahead": 2}, {}),  # they cannot wait for the success of those before
         ({"curriculum": "none"}, {}),
         ({}, {"demonstration_dataset": toy.rows(6).remove_columns("difficulty")}),
     ],
-    ids=["no SFT", "rollouts ahead", "none", "demonstrations without difficulty"],
+    ids=["no SFT", "a rule without SFT", "rollouts ahead", "none", "demonstrations without difficulty"],
 )
 def test_auto_is_none_where_it_cannot_be_or_has_no_reason(tmp_path, change, more):
     assert toy.trainer(tmp_path, data=only_easy_ones_shown()).curriculum.mode == "adaptive"

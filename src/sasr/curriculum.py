@@ -25,6 +25,7 @@ from .streams import RowStream
 
 if TYPE_CHECKING:
     from .config import SASRConfig
+    from .schedules import Schedule
 
 MODES = ("auto", "none", "easy_to_hard", "adaptive")
 _UNIFORM = 0.2  # share of the draws that looks at no success rate
@@ -53,12 +54,13 @@ def harder_than_shown(asked: Iterable[float], shown: Iterable[float]) -> list[fl
     return sorted(set(harder)) if len(harder) * _MANY >= len(questions) else []
 
 
-def chosen_mode(args: SASRConfig, harder: Sequence[float]) -> str:
-    """What `curriculum` comes to in a run whose questions of these levels are harder than every demonstration."""
+def chosen_mode(args: SASRConfig, schedule: Schedule, harder: Sequence[float]) -> str:
+    """What `curriculum` comes to in a run by this schedule, whose questions of these levels are harder than every
+    demonstration."""
     if args.curriculum != "auto":
         return args.curriculum
     # Rollouts are made ahead before the success that would choose their questions is known.
-    studies_and_asks = all(args.kinds_of_steps(args.build_schedule()))
+    studies_and_asks = all(args.kinds_of_steps(schedule))
     return "adaptive" if harder and studies_and_asks and not args.rollouts_ahead else "none"
 
 

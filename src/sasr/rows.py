@@ -154,12 +154,12 @@ def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SA
 
 def difficulty_notes(rows: list[Row], demonstrations: list[Row], args: SASRConfig) -> list[str]:
     """A note if there is to be SFT and GRPO, and GRPO asks what is harder than all that SFT shows."""
-    harder = harder_than_shown(rows, demonstrations)
-    if not harder or not all(args.kinds_of_steps(args.build_schedule())):
+    harder, schedule = harder_than_shown(rows, demonstrations), args.build_schedule()
+    if not harder or not all(args.kinds_of_steps(schedule)):
         return []
     levels = ", ".join(f"{level:g}" for level in harder[:3]) + (", ..." if len(harder) > 3 else "")
     what = f"note: the questions of difficulty {levels} are harder than every demonstration"
-    mode = curriculum.chosen_mode(args, harder)
+    mode = curriculum.chosen_mode(args, schedule, harder)
     if mode == "none":
         return [f"{what}, and SFT may teach to answer them as if they were easy: --curriculum adaptive has helped"]
     if args.curriculum == "auto":

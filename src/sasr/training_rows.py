@@ -116,7 +116,8 @@ def _by_difficulty(
         if args.curriculum not in ("auto", "none"):
             raise
         demonstrations = {}
-    mode = chosen_mode(args, harder_than_shown(questions.values(), demonstrations.values()))
+    harder = harder_than_shown(questions.values(), demonstrations.values())
+    mode = chosen_mode(args, trainer.schedule, harder)
     if mode == "none":
         return Levels(questions if len(set(questions.values())) > 1 else {}), None
     known = Levels(questions, demonstrations.values())
