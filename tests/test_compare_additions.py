@@ -35,12 +35,18 @@ def where_every_run_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.subprocess, "Popen", fails)
 
 
-def test_a_method_that_is_added_has_the_seeds_of_the_others(where_every_run_fails, tmp_path):
-    section = {"budget": "steps=4", "seeds": "11-12", "methods": ["sft", "static"]}
+def planned(section: dict) -> Path:
+    """The file of a comparison that was begun in `out`."""
+    Path("out").mkdir()
+    written = Path("out/comparison.yaml")
     none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
-    (tmp_path / "out").mkdir()
-    written = tmp_path / "out" / "comparison.yaml"
     written.write_text(comparison_text(read({**SETTINGS, "compare": section}, "r", {}, none)))
+    return written
+
+
+def test_a_method_that_is_added_has_the_seeds_of_the_others(where_every_run_fails):
+    section = {"budget": "steps=4", "seeds": "11-12", "methods": ["sft", "static"]}
+    written = planned(section)
     again = ["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1"]
     assert sasr.cli.main([*again, "--methods", "sft", "static", "sasr", "random", "--seeds", "13"]) == 1
     methods = yaml.safe_load(written.read_text())["compare"]["methods"]
@@ -49,13 +55,10 @@ def test_a_method_that_is_added_has_the_seeds_of_the_others(where_every_run_fail
     assert not any(own.get("tune") for own in methods.values())
 
 
-def test_a_method_that_is_added_is_tuned_like_the_others(where_every_run_fails, tmp_path):
+def test_a_method_that_is_added_is_tuned_like_the_others(where_every_run_fails):
     grid = {"learning_rate": [1e-4, 3e-4]}
     section = {"budget": "steps=4", "seeds": "11", "methods": ["static", "random"], "tune": grid}
-    none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
-    (tmp_path / "out").mkdir()
-    written = tmp_path / "out" / "comparison.yaml"
-    written.write_text(comparison_text(read({**SETTINGS, "compare": section}, "r", {}, none)))
+    written = planned(section)
     more = ["--methods", "static", "random", "cosine"]
     sasr.cli.main(["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1", *more])
     methods = yaml.safe_load(written.read_text())["compare"]["methods"]

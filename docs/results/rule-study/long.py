@@ -6,7 +6,8 @@ and controls/long-poor.json, the results of long-default.yaml, and controls/long
 
 from __future__ import annotations
 
-from page import HERE, Values, insert, paired, read, shown, spent
+from controls import against
+from page import HERE, Values, insert, read, shown, spent
 
 from sasr.compare.statistics import interval, mean
 
@@ -26,13 +27,6 @@ def files(task: str) -> list[str]:
     return [f"controls/long-{task}", f"controls/long-held-{task}"]
 
 
-def above(values: Values, one: str, other: str) -> str:
-    if one == other:
-        return ""
-    found = paired(values[one], values[other])
-    return shown(mean(found), interval(found), "+")
-
-
 def table() -> list[str]:
     """Of each task and method pass@1, what SASR and SASR with kept demonstrations are above it, and what it took."""
     lines = ["| 480 steps | pass@1 | SASR - it | kept - it | minutes in steps | rollout tokens |", "|---" * 6 + "|"]
@@ -45,7 +39,7 @@ def table() -> list[str]:
             runs = list(values[method].values())
             lines.append(
                 f"| {name}: {words} ({len(runs)}) | {shown(mean(runs), interval(runs))} "
-                f"| {above(values, 'sasr', method)} | {above(values, KEPT, method)} "
+                f"| {' | '.join('' if one == method else against(values, one, method) for one in ('sasr', KEPT))} "
                 f"| {seconds[method] / 60:.1f} | {tokens[method] / 1000:.0f}k |"
             )
     return lines

@@ -21,8 +21,6 @@ from sasr.tasks import get_task
 from .plan import Comparison, Method, Run, differences, with_additions
 
 COMPARISON_FILE = "comparison.yaml"
-
-
 ROWS_FILE = "rows.json"
 
 
