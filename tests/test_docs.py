@@ -42,7 +42,7 @@ def test_task_of_your_own(tmp_path):
     where = ["--task", "my_task.py:Reverse", "--data", "words.jsonl", "--model_name_or_path", "lm"]
     printed = sasr(tmp_path, *where, "--output_dir", "run", "--beta", "0.1", *SMALL)
     assert "done: " in printed
-    assert (tmp_path / "run" / "reference_model.safetensors").is_file()
+    assert (tmp_path / "run" / "reference_model" / "weights.safetensors").is_file()
 
 
 def test_schedule_of_your_own(tmp_path):

@@ -113,7 +113,7 @@ def test_resume_is_bit_for_bit(tmp_path, variant):
         part.mkdir()
         shutil.copytree(whole / f"checkpoint-{step}", part / f"checkpoint-{step}")
         if variant == "beta" and step > 4:
-            shutil.copy(whole / "reference_model.safetensors", part)
+            shutil.copytree(whole / "reference_model", part / "reference_model")
         build(part, variant, save_steps=14).train(resume_from_checkpoint=True)
         assert_same(outcome(part, 14), expected, f"resumed at {step}")
         shutil.rmtree(part)

@@ -190,11 +190,15 @@ def test_reference_model_of_beta(tmp_path, kind):
     reference = weights(trained.ref_model)
     if kind == "initial":
         assert torch.equal(reference, start)
-        assert not (tmp_path / "run" / "reference_model.safetensors").exists()
+        assert not (tmp_path / "run" / "reference_model").exists()
     else:
         policy = type(lm).from_pretrained(tmp_path / "run" / "checkpoint-4")
         assert torch.equal(reference, weights(policy))
-        assert (tmp_path / "run" / "reference_model.safetensors").exists()
+        assert (tmp_path / "run" / "reference_model" / "weights.safetensors").exists()
+    # vLLM loads all that lies beside the model, whatever its name.
+    assert [path.name for path in (tmp_path / "run" / "checkpoint-4").glob("*.safetensors")] == ["model.safetensors"]
+    trained.save_model()
+    assert [path.name for path in (tmp_path / "run").glob("*.safetensors")] == ["model.safetensors"]
     first_kl = next(kl for (kl,) in toy.history(trained, "kl") if kl is not None)
     assert (first_kl < 1e-6) == (kind == "warmup")
 

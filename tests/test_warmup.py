@@ -191,7 +191,7 @@ def test_it_resumes_bit_for_bit(tmp_path):
         part = tmp_path / f"part-{step}"
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", part / f"checkpoint-{step}")
         if step > warmup.steps:
-            shutil.copy(tmp_path / "whole" / "reference_model.safetensors", part)
+            shutil.copytree(tmp_path / "whole" / "reference_model", part / "reference_model")
         again = toy.model(directory=tmp_path / "lm")
         toy.trainer(part, lm=again, save_steps=80, **settings).train(resume_from_checkpoint=True)
         assert_same(outcome(part, 80), expected, f"resumed at {step}")

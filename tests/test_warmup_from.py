@@ -249,7 +249,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         "exam.json",
         "initial_model",
         "checkpoint-9",
-        "reference_model.safetensors",
+        "reference_model",
     ):
         source = forked / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, part / name)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .config import SASRConfig
     from .trainer import SASRTrainer
 
-FILE = "rollouts_ahead.safetensors"
+FILE = "rollouts_ahead.tensors"  # not .safetensors: vLLM loads every such file of a checkpoint as weights
 _MEMORY_FILES = Path("/dev/shm")
 _DOES_NOT = {
     "sft": "makes no rollouts",

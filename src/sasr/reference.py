@@ -31,7 +31,8 @@ from .streams import RowStream
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
 
-FILE = "reference_model.safetensors"
+# In a directory of its own: vLLM loads every *.safetensors beside the model's, as if it were a part of it.
+FILE = Path("reference_model", "weights.safetensors")
 
 
 class Reference:
@@ -118,14 +119,14 @@ class Reference:
         if trainer.args.should_save:
             # Written once a run rather than into each checkpoint: it never changes, and is as large as the model.
             path = Path(trainer.args.output_dir) / FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._write(path)
         trainer.accelerator.wait_for_everyone()
 
     def _write(self, path: Path) -> None:
         state = {k: v.detach().cpu().clone().contiguous() for k, v in self._reference_module().state_dict().items()}
         temporary = path.with_suffix(".tmp")
-        with writing("the reference model", path.parent):
+        with writing("the reference model", path.parents[1]):
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file(state, temporary)
             temporary.replace(path)
 
