@@ -229,6 +229,25 @@ def test_flags_override_the_recipe_and_the_task_chooses_it(tmp_path):
         assert (questions, own.training.sft_learning_rate, own.training.lr_scheduler_type) == (8, 1e-5, "constant")
 
 
+def test_epochs_that_a_recipe_s_steps_would_overrule_are_refused(tmp_path):
+    """transformers goes by max_steps then, and says nothing."""
+    out = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", "--num_train_epochs", "3"]
+    message = r"num_train_epochs 3 does not count beside max_steps 700 \(recipe stories\): give --max_steps -1 too"
+    with pytest.raises(InputError, match=message):
+        parse(out)
+    with pytest.raises(InputError, match="beside max_steps 20: give"):
+        parse([*out, "--max_steps", "20", "--sft_warmup_steps", "2"])
+    settings = parse([*out, "--max_steps", "-1"])
+    assert (settings.training.max_steps, settings.training.num_train_epochs) == (-1, 3)
+
+
+def test_a_mapping_given_as_json_is_a_mapping_in_config_yaml(tmp_path):
+    """`sasr exam` reads it there, for the chat template of the run."""
+    flags = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    settings = parse([*flags, "--chat_template_kwargs", '{"enable_thinking": false}'])
+    assert yaml.safe_load(config_text(settings))["chat_template_kwargs"] == {"enable_thinking": False}
+
+
 def test_a_file_or_directory_with_the_name_of_a_recipe_is_not_that_of_the_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gsm8k").mkdir()

@@ -229,6 +229,11 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     except (ValueError, TypeError, ImportError) as error:
         # transformers and TRL check their own settings, some in several lines
         raise InputError(" ".join(str(error).split())) from None
+    if "num_train_epochs" in given and training.max_steps > 0:
+        raise InputError(
+            f"num_train_epochs {given['num_train_epochs']:g} does not count beside max_steps {training.max_steps}"
+            f"{'' if 'max_steps' in flags else f' ({source})'}: give --max_steps -1 too, or leave it out"
+        )
     return Settings(training, task, model, given)
 
 

@@ -286,6 +286,9 @@ def _dataset(rows: list[Row]) -> Dataset:
 def config_values(settings: Settings) -> dict[str, Any]:
     """All that was given or that is sasr's own, as plain values."""
     values = dict(settings.given)
+    for key, value in values.items():  # a mapping that was given as JSON is read as one by all who read the file
+        if isinstance(value, str) and isinstance(getattr(settings.training, key, None), dict):
+            values[key] = getattr(settings.training, key)
     for group in (settings.task, settings.model, settings.training):
         own = SASRConfig.__annotations__ if group is settings.training else group.__dataclass_fields__
         for key in own:
