@@ -1,10 +1,14 @@
 """The lists of docs/settings.md, made from the docstrings of `SASRConfig` and `TaskConfig`. Imports nothing of sasr, so
-that the site can be built without torch."""
+that the site can be built without torch.
+
+Run: python docs/settings_tables.py (writes the lists into settings.md, for those who read it in the repository).
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,37 +68,60 @@ def all_settings() -> dict[str, Setting]:
     return settings_of(SOURCE / "config.py", "SASRConfig") | settings_of(SOURCE / "task_config.py", "TaskConfig")
 
 
-def own_settings() -> str:
-    """All settings of sasr as definition lists, by group."""
+def grouped() -> dict[str, list[Setting]]:
+    """All settings of sasr, by group."""
     settings = all_settings()
     groups = {title: names.split() for title, names in GROUPS.items()}
     rest = [name for name in settings if not any(name in names for names in groups.values())]
-    lines: list[str] = []
-    for title, names in (groups | ({"Others": rest} if rest else {})).items():
-        lines += [f"### {title}", ""]
-        for name in names:
-            one = settings[name]
-            default = "" if one.default is None else f", default `{one.default}`"
-            lines += [f'`{name}`{{ #{name} }} <span class="setting">{one.kind}{default}</span>']
-            lines += [f":   {one.text}", ""]
-    return "\n".join(lines)
+    groups |= {"Others": rest} if rest else {}
+    return {title: [settings[name] for name in names] for title, names in groups.items()}
 
 
-def trl_settings() -> str:
+def of_trl() -> dict[str, list[Setting]]:
     """The settings of TRL and transformers that `sasr train --help` lists."""
     tree = ast.parse((SOURCE / "train_help.py").read_text(encoding="utf-8"))
     (node,) = (n for n in tree.body if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "COMMON")
     assert node.value is not None
+    return {
+        title: [Setting(name, "", None if value is None else repr(value), text) for name, (value, text) in own.items()]
+        for title, own in ast.literal_eval(node.value).items()
+    }
+
+
+LISTS = {"own": ("### {}", grouped), "trl": ("**{}**", of_trl)}
+
+
+def _listed(which: str, shown: Callable[[Setting], list[str]]) -> str:
+    title, groups = LISTS[which]
     lines: list[str] = []
-    for title, settings in ast.literal_eval(node.value).items():
-        lines += [f"**{title}**", ""]
-        for name, (value, text) in settings.items():
-            default = "" if value is None else f' <span class="setting">default `{value!r}`</span>'
-            lines += [f"`{name}`{{ #{name} }}{default}", f":   {text}", ""]
+    for name, settings in groups().items():
+        lines += [title.format(name), "", *(line for setting in settings for line in shown(setting))]
+        lines += [] if lines[-1] == "" else [""]
     return "\n".join(lines)
 
 
+def _definition(one: Setting) -> list[str]:
+    """For the site: a definition list with an anchor."""
+    kind = ", ".join([one.kind] * bool(one.kind) + [f"default `{one.default}`"] * (one.default is not None))
+    shown = f' <span class="setting">{kind}</span>' if kind else ""
+    return [f"`{one.name}`{{ #{one.name} }}{shown}", f":   {one.text}", ""]
+
+
+def _item(one: Setting) -> list[str]:
+    """For the repository: an item of a list."""
+    return [f"- **`{one.name}`**{'' if one.default is None else f' (`{one.default}`)'}: {one.text}"]
+
+
 def fill(markdown: str) -> str:
-    """The page with the lists in their places."""
-    made = {"own": own_settings, "trl": trl_settings}
-    return BLOCK.sub(lambda match: made[match.group(1)](), markdown)
+    """The page of the site, with the lists in their places."""
+    return BLOCK.sub(lambda match: _listed(match.group(1), _definition), markdown)
+
+
+def written(markdown: str) -> str:
+    """The page in the repository, with the lists of today."""
+    return BLOCK.sub(lambda m: f"<!-- settings: {m[1]} -->\n{_listed(m[1], _item)}<!-- /settings -->", markdown)
+
+
+if __name__ == "__main__":
+    page = Path(__file__).with_name("settings.md")
+    page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -85,9 +85,9 @@ def make_place() -> None:
     settings = {"schedule": "sasr", "train_rows": 60, "exam_rows": 6, "sft_warmup_steps": 3, "max_steps": 8}
     for name, task in (("stories-1", {}), ("short", {}), ("gsm8k-1", {"task": "gsm8k", "data": "train.jsonl"})):
         run = report_data.run(Path("runs") / name, steps=8, exams=2, **(settings | task))
-        for place in (run, run / "initial_model", run / "checkpoint-300"):
+        for place in (run, run / "initial_model", run / "checkpoint-650"):
             shutil.copytree("models/SmolLM2-135M-Instruct", place, dirs_exist_ok=True)
-        (run / "checkpoint-300" / STATE_FILE).write_text("{}")
+        (run / "checkpoint-650" / STATE_FILE).write_text("{}")
     Path("exams/stories-1-1").mkdir(parents=True)
     exam = {"settings": {"model": "runs/stories-1", "task": "stories", "n": 2}, "versions": {}, "figures": None}
     Path("exams/stories-1-1/exam.json").write_text(json.dumps(exam))

@@ -10,6 +10,10 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
 import toy
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +100,15 @@ def test_python_of_the_readme(tmp_path):
     assert names["trainer"].state.global_step == 4
 
 
+def test_python_of_the_models_page(tmp_path, monkeypatch):
+    (code,) = blocks("docs/models.md", "python")
+    monkeypatch.chdir(tmp_path)
+    toy.model(directory=tmp_path / "runs" / "gsm8k-1")
+    exec(code, {})
+    assert {value.dtype for value in load_file("gsm8k-bf16/model.safetensors").values()} == {torch.bfloat16}
+    assert AutoTokenizer.from_pretrained("gsm8k-bf16").eos_token
+
+
 def test_python_of_the_robustness_page():
     use, own = blocks("docs/robustness.md", "python")
     names: dict = {}
@@ -110,7 +123,7 @@ def test_python_of_the_robustness_page():
 def test_every_python_block_is_run_by_a_test():
     pages = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     found = {page: len(blocks(page, "python")) for page in pages}
-    run = {"README.md": 1, "docs/tasks.md": 1, "docs/schedules.md": 1, "docs/robustness.md": 2}
+    run = {"README.md": 1, "docs/models.md": 1, "docs/tasks.md": 1, "docs/schedules.md": 1, "docs/robustness.md": 2}
     assert {page: count for page, count in found.items() if count} == run
 
 

@@ -57,6 +57,12 @@ def test_docstrings_know_every_setting_and_its_default():
     assert set(described) == {name for name, _ in own_settings()}
 
 
+def test_the_page_in_the_repository_has_the_lists_of_today():
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert settings_tables.written(page) == page, "run: python docs/settings_tables.py"
+    assert all(f"- **`{name}`**" in page for name, _ in own_settings())
+
+
 def test_every_setting_has_one_group():
     grouped = [name for names in settings_tables.GROUPS.values() for name in names.split()]
     assert sorted(grouped) == sorted(name for name, _ in own_settings())

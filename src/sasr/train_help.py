@@ -98,7 +98,8 @@ def train_help(usage: str) -> str:
             console.print()
         recipes = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         console.print(
-            f"Recipes: {recipes}. Without --config the recipe named like the task fills in what is not given."
+            f"Recipes: {recipes}. Without --config the recipe named like the task, or own where there is none, "
+            "fills in what is not given; the defaults above are for what it leaves out."
         )
         console.print("All settings of TRL's GRPOConfig and ModelConfig work too: sasr train --help_all")
     return capture.get().rstrip()

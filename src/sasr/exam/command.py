@@ -21,7 +21,7 @@ usage: sasr exam --model MODEL [--task NAME] [--data FILE] [--rows N] [--n N] [-
 The exam of sasr train for any model: accuracy, pass@k, diversity of correct solutions, right for the wrong reason.
 
   sasr exam --model runs/stories-1                       on the rows that the run held out, with its limits
-  sasr exam --model runs/stories-1/checkpoint-300 --rows 500
+  sasr exam --model runs/stories-1/checkpoint-650 --rows 500
   sasr exam --model Qwen/Qwen2.5-0.5B-Instruct --task gsm8k --data test.jsonl
   sasr exam --model runs/gsm8k-1 --initial_model Qwen/Qwen2.5-0.5B-Instruct --nll_task math --nll_data math.jsonl
 
