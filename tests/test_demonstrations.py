@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import toy
 from sasr import InputError, SASRTrainer
@@ -41,8 +41,9 @@ def conversation(question: str, answer: str | None) -> dict:
 def chat_trainer(tmp_path, rows):
     tokenizer = chat_tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        eos_token_id=1,
+    )  # fmt: skip
     return SASRTrainer(
         model=LlamaForCausalLM(config),
         reward_funcs=lambda completions, **_: [float(len(c[0]["content"]) % 3) for c in completions],
@@ -69,11 +70,40 @@ def test_conversations_train_with_the_context_that_grpo_sees(tmp_path):
 
 
 def test_generation_stops_at_the_templates_end_of_turn(tmp_path):
-    trained = chat_trainer(tmp_path, [conversation("1+1?", "2")])
+    trained = chat_trainer(tmp_path, [conversation("1+1?", "2"), conversation("2+1?", "3")])
     end = trained._tokenizer.convert_tokens_to_ids("<|end|>")
     assert end_of_turn_id(trained._tokenizer) == end
     assert end in trained.eos_token_ids and end in trained.generation_config.eos_token_id
     assert end_of_turn_id(toy.tokenizer()) is None
+    # Whoever loads the model afterwards stops there too.
+    for moment in ("begun", "trained"):
+        trained.save_model(str(tmp_path / moment))
+        assert sorted(GenerationConfig.from_pretrained(tmp_path / moment).eos_token_id) == [1, end]
+        trained.train() if moment == "begun" else None
+
+
+def test_the_end_of_turn_is_behind_the_content(tmp_path):
+    """An old template without a generation prompt: what follows the prompt begins with a special token, the role."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = TEMPLATE.partition("{% if add")[0]
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert end_of_turn_id(tokenizer) == end
+    row = conversation("1+1?", "2")
+    (found,) = tokenize_demonstrations([row], tokenizer, lambda p: tokenize_prompts(p, tokenizer), [1, end])
+    assert tokenizer.decode(found.completion_ids) == "<|assistant|>2<|end|>"
+
+
+def test_a_demonstration_of_several_turns_is_refused(tmp_path):
+    """It would be cut after the first: of a tool's call and the answer to it SFT would study the call alone."""
+    rows = [conversation("1+1?", "2"), conversation("3*4?", "mul(3, 4)")]
+    rows[1]["completion"] += [{"role": "user", "content": "12"}, {"role": "assistant", "content": "12"}]
+    with pytest.raises(InputError, match=r"the completion of \[.*3\*4.* goes on after its first end of turn"):
+        chat_trainer(tmp_path, rows)
+    # What only ends twice does not go on.
+    row = {"prompt": "1?", "completion": "2<eos>\n<eos>"}
+    tokenizer = chat_tokenizer()
+    (found,) = tokenize_demonstrations([row], tokenizer, lambda p: tokenize_prompts(p, tokenizer), [1])
+    assert tokenizer.decode(found.completion_ids) == "2<eos>"
 
 
 def test_prompt_and_completion_are_tokenised_apart():

@@ -62,6 +62,10 @@ VARIANTS = {
     "beta": {"beta": 0.1},
     "both-losses": {"schedule": "chord_mu", "mu_decay_steps": 6, "steps_per_generation": 2, "num_iterations": 2},
     "lora": {"lora": True},
+    "probes-with-dropout": {
+        "lora": True, "sft_warmup_steps": 5, "sft_norm_every": 1, "divergence_weight": 0.5, "divergence_every": 2,
+        "divergence_probe": 4,
+    },
     "bf16": {"bf16": True, "separate_optimizer_states": True},
     "held-out": {"held_out_demonstrations": 6, "gamma_schedule": "cosine"},
     "relift": {"schedule": "relift"},
@@ -81,7 +85,7 @@ VARIANTS = {
     "easy-to-hard-and-skipped": {"curriculum": "easy_to_hard", "flat_groups": "skip", "sft_norm_every": 2},
 }  # fmt: skip
 
-OFTEN = ("aligned", "mid-rollout-buffer")
+OFTEN = ("aligned", "mid-rollout-buffer", "probes-with-dropout")
 METHODS = (
     "ahead", "relift", "hpt", "luffy", "srft", "uft", "failed-and-probed", "adaptive-and-resampled",
     "easy-to-hard-and-skipped", "bf16", "held-out",
@@ -117,6 +121,22 @@ def test_resume_is_bit_for_bit(tmp_path, variant):
         build(part, variant, save_steps=14).train(resume_from_checkpoint=True)
         assert_same(outcome(part, 14), expected, f"resumed at {step}")
         shutil.rmtree(part)
+
+
+def test_the_training_loss_is_that_of_the_whole_run(tmp_path):
+    whole = build(tmp_path / "whole", "aligned").train()
+    part = build(tmp_path / "whole", "aligned").train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-12"))
+    assert part.training_loss == pytest.approx(whole.training_loss, rel=1e-6)
+
+
+def test_a_trainer_trains_one_run(tmp_path):
+    trained = build(tmp_path, "aligned", max_steps=6)
+    trained.train()
+    with pytest.raises(InputError, match=r"has trained 6 steps.*resume_from_checkpoint=True\), or make a new"):
+        trained.train()
+    trained.args.max_steps = 8
+    trained.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert trained.state.global_step == 8
 
 
 def test_rollouts_are_used_as_often_as_configured_and_none_is_lost(tmp_path):

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MistralConfig, MistralForCausalLM
@@ -57,6 +58,24 @@ def test_prompts_read_once_give_the_same_rollouts(make):
     for a, b in zip(found["shared"].logits, found["apart"].logits, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert "generate" not in vars(model), "the model is left as it was"
+
+
+def test_a_compiled_model_makes_the_same_rollouts(tmp_path):
+    """Its wrapper takes any arguments: without their positions the shorter prompts go wrong."""
+    prompts = [{"prompt": p, "answer": "12", "completion": "12"} for p in ("1+2=", "1+2+3+4+5+6=")]
+    found = []
+    for compiled in (False, True):
+        trained = toy.trainer(
+            tmp_path / str(compiled), lm=toy.model(initializer_range=0.5), data=Dataset.from_list(prompts),
+            schedule="grpo", sft_warmup_steps=0, max_steps=1, torch_compile=compiled,
+            torch_compile_backend="eager" if compiled else None, max_completion_length=8,
+        )  # fmt: skip
+        trained.train()
+        assert (type(trained.model_wrapped).__name__ == "OptimizedModule") == compiled
+        (rollouts,) = trained._buffered_inputs
+        found.append((rollouts["prompt_ids"].tolist(), rollouts["completion_ids"].tolist()))
+    assert len({tuple(ids) for ids in found[0][0]}) == 2, "prompts of two lengths"
+    assert found[0] == found[1]
 
 
 class OtherCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 import toy
 from recorded_steps import by_level, levels, run
-from sasr.spread import flat_groups, replace_groups
+from sasr.selection import group_advantages
+from sasr.spread import flat_groups, replace_groups, settle, total
 
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo")
 
@@ -44,7 +46,54 @@ def test_replaced_groups_are_padded_where_trl_pads():
     assert replace_groups(old, new, {}, 2, 9) is old
 
 
+@pytest.mark.parametrize("size", [6, 7, 8, 10, 16])
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_what_is_flat_is_seen_in_the_rewards(size, aggregation):
+    """By TRL's arithmetic the advantages of equal rewards of .1 are not 0."""
+    rewards = torch.tensor([[[0.0, 1.0]] * size, [[1.0, 1.0]] * size, [[0.0, 1.0]] * (size - 1) + [[1.0, 1.0]]])
+    rewards[1, 0] = torch.nan  # could not be judged
+    rewards, weights = rewards.view(-1, 2), torch.tensor([1.0, 0.1])
+    grouped = total(rewards, weights).view(-1, size)
+    advantages = (grouped - grouped.nanmean(1, keepdim=True)).nan_to_num(0.0).flatten()
+    assert size == 6 or flat_groups(advantages, size) != [0, 1], "or this test tests nothing"
+    for rank, found in enumerate(advantages.clone().view(3, -1)):  # three processes, a group each
+        args = SimpleNamespace(process_index=rank)
+        trained = SimpleNamespace(
+            args=args, multi_objective_aggregation=aggregation, reward_weights=weights, num_generations=size
+        )
+        settle(trained, rewards, {"advantages": found})
+        assert flat_groups(found, size) == ([0] if rank < 2 else [])
+        assert rank < 2 or torch.equal(found, advantages[2 * size :])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_groups_with_a_demonstration_are_flat_exactly_too(scale):
+    rewards = torch.tensor([[0.1] * 8, [1.1] * 7 + [torch.nan], [0.1] * 7 + [1.1]])
+    found = group_advantages(rewards, scale)
+    assert (found[:2] == 0).all() and (found[2].abs() > 0.01).all()
+
+
 # ---- skip ----
+
+
+def test_rewards_that_float32_does_not_have_are_flat_too(tmp_path):
+    """Format is worth .1 by default, so the commonest flat group is one of .1 each."""
+    steps = {}
+    for choice in ("keep", "skip"):
+        seen: list[int] = []
+        trained = toy.trainer(
+            tmp_path / choice, schedule="grpo", sft_warmup_steps=0, max_steps=3, num_generations=8, flat_groups=choice,
+            rewards=lambda completions, **_: [0.1] * len(completions), per_device_train_batch_size=16,
+        )  # fmt: skip
+        loss = trained._compute_loss
+        trained._compute_loss = lambda model, part, loss=loss, seen=seen: seen.append(len(part["advantages"])) or loss(
+            model, part
+        )
+        trained.train()
+        steps[choice] = seen
+        if choice == "skip":
+            assert [norm for (norm,) in toy.history(trained, "grad_norm")] == [0.0] * 3
+    assert steps == {"keep": [16] * 3, "skip": [1] * 3}  # one, so that the step takes place
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)

@@ -159,8 +159,9 @@ def _same_batch(then: Mapping[str, Any], now: Mapping[str, Any], rollout_step: i
 
 def loss_depends_on_division(settings: Mapping[str, Any]) -> bool:
     """Whether what GRPO learns from the rows of a step depends on how many are in memory at a time: TRL takes a mean
-    over the tokens of each part, or the most uncertain of its tokens."""
-    return settings.get("loss_type") == "bnpo" or settings.get("top_entropy_quantile", 1) != 1
+    over the tokens of each part (the entropy bonus too), or the most uncertain of its tokens."""
+    entropy = settings.get("entropy_coef") or settings.get("use_adaptive_entropy")
+    return settings.get("loss_type") == "bnpo" or settings.get("top_entropy_quantile", 1) != 1 or bool(entropy)
 
 
 def _short(value: Any) -> str:

@@ -16,8 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
 
 from .errors import InputError
+from .tasks.text import one_line
 
 Ids = list[int]
+_CONTENT = "4217"  # in no template
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ def tokenize_demonstrations(
         end_token_ids (`Sequence[int]`): Tokens that end a rollout; a demonstration ends with the first of them, as a
             rollout would, and gets the tokenizer's EOS if it has none.
         template_kwargs: Passed to the chat template.
+
+    Raises:
+        [`InputError`]: For a completion of several turns.
     """
     if not rows:
         return []
@@ -79,6 +84,11 @@ def tokenize_demonstrations(
         text = completion_text(row, tokenizer, **template_kwargs)
         ids = tokenizer(text=text, add_special_tokens=False)["input_ids"]
         end = next((i for i, token in enumerate(ids) if token in ends), None)
+        if end is not None and tokenizer.decode(ids[end + 1 :], skip_special_tokens=True).strip():
+            raise InputError(
+                f"the completion of {one_line(row['prompt'], 80)} goes on after its first end of turn, where a rollout "
+                "ends: make a row of each turn, with the turns before it in its prompt"
+            )
         ids = ids[: end + 1] if end is not None else [*ids, tokenizer.eos_token_id]
         demonstrations.append(Demonstration(list(prompt_ids), ids))
     return demonstrations
@@ -105,8 +115,10 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     Where it is not the tokenizer's EOS, generation has to be told to stop at it."""
     if tokenizer.chat_template is None:
         return None
-    row = {"prompt": [{"role": "user", "content": "x"}], "completion": "y"}
-    ids = tokenizer(text=completion_text(row, tokenizer), add_special_tokens=False)["input_ids"]
+    row = {"prompt": [{"role": "user", "content": "x"}], "completion": _CONTENT}
+    # Behind the content: a template without a generation prompt has the special token of the role before it.
+    after = completion_text(row, tokenizer).rpartition(_CONTENT)[2]
+    ids = tokenizer(text=after, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids)
     return next((token for token in ids if token in special), None)
 

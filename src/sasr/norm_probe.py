@@ -29,7 +29,9 @@ def before_step(trainer: SASRTrainer, count: int) -> None:
     batches = trainer.draw_batches(count, counted=False)
     step_state.load_rows(trainer, state)
     device, model = trainer.accelerator.device, trainer.model_wrapped
-    with randomness.kept(device):  # dropout draws
+    with randomness.kept(device):
+        # For dropout: transformers restores a checkpoint's random state only after this.
+        randomness.seed((args.seed * 2**20 + step) * args.world_size + args.process_index, device)
         for i, batch in enumerate(batches):
             last = i == count - 1
             trainer.accelerator.gradient_state._set_sync_gradients(last)

@@ -140,7 +140,10 @@ class Reference:
         with randomness.kept(trainer.accelerator.device):
             # The same seed on every rank: all ask the same questions and get the same answers.
             randomness.seed(trainer.args.seed, trainer.accelerator.device)
+            training = trainer.model.training  # not yet in a run that resumes here: dropout would draw in one of two
+            trainer.model.eval()
             answer_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)
+            trainer.model.train(training)
         trainer.work.forward(sum(map(len, [*prompt_ids, *answer_ids])) * trainer.args.world_size)
         pad_id = trainer._tokenizer.pad_token_id
         prompts_t = [torch.tensor(ids) for ids in prompt_ids]

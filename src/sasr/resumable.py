@@ -69,6 +69,11 @@ class ResumableGRPOTrainer(GRPOTrainer):
             resume_from_checkpoint = checkpoints.last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise InputError(f"no checkpoint to resume from in {self.args.output_dir}")
+        if self.state.global_step and not resume_from_checkpoint:
+            raise InputError(
+                f"this trainer has trained {self.state.global_step} steps, and has the signals of that run: go on with "
+                "train(resume_from_checkpoint=True), or make a new SASRTrainer"
+            )
         self._shares_warmup = not resume_from_checkpoint and self.args.warmup_from is not None
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
@@ -212,5 +217,6 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._tr_loss += self._resumed["tr_loss"].to(self._tr_loss.device)
             self._globalstep_last_logged = self._resumed["last_logged"]
             self._total_loss_scalar = self._resumed["total_loss"]
+            self._initial_global_step = 0  # train_loss is the mean over the steps since then
             self._metrics["train"].update(self._resumed["metrics"])
             self._resumed = None

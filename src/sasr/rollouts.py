@@ -42,6 +42,9 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         token = end_of_turn_id(self._tokenizer)
         if token is not None and token not in self.eos_token_ids:
             self.eos_token_ids = [*self.eos_token_ids, token]
+            # The saved model's too: whoever generates with it would run on to the token limit.
+            own = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            own.generation_config.eos_token_id = self.eos_token_ids
             if not self.use_vllm:
                 self.generation_config.eos_token_id = self.eos_token_ids
                 self.generation_kwargs["eos_token_id"] = self.eos_token_ids
@@ -105,6 +108,8 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
                 # TRL takes the present policy's where there are none: the ratio would be 1.
                 output["old_per_token_logps"] = self.made_ahead.logps_of_width(output["completion_ids"].size(1))
                 self.made_ahead = None
+            if self.args.flat_groups != "keep":
+                spread.settle(self, self._rewards_per_func, output)
             self.on_rollouts(self._rewards_per_func, output)
             if self.args.flat_groups == "resample" and not self.refilling:
                 self.refilling = True
@@ -146,7 +151,9 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
             return super()._generate_single_turn(*arguments, **options)
         # In mixed precision the weights are then cast once a generation, not once a token.
         once = self.accelerator.autocast()
-        with once, prefill.shared(self.accelerator.unwrap_model(self.model_wrapped), prompt_ids):
+        # Of what torch.compile wraps: its wrapper does not say which arguments the model takes.
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        with once, prefill.shared(model, prompt_ids):
             return super()._generate_single_turn(*arguments, **options)
 
     def _get_per_token_logps_and_entropies(self, *arguments, **options):

@@ -26,6 +26,7 @@ from trl.trainer.utils import nanstd
 from .demonstrations import Demonstration, Ids, collate
 from .errors import InputError
 from .schedules import StepPlan
+from .spread import total, without_spread
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -206,11 +207,11 @@ class Selection:
         trainer, own = self.trainer, output["advantages"]
         known = [row for row in self.asked if row in trainer.demonstration_of_row]
         weights = trainer.reward_weights.to(rewards.device)
-        totals = _total(rewards, weights).view(-1, trainer.num_generations)
+        totals = total(rewards, weights).view(-1, trainer.num_generations)
         joined = torch.full((len(self.asked), 1), torch.nan, device=rewards.device)
         has = torch.tensor([row in trainer.demonstration_of_row for row in self.asked], device=rewards.device)
         if known:
-            joined[has, 0] = _total(self._rewards_of(known), weights).to(rewards.device)
+            joined[has, 0] = total(self._rewards_of(known), weights).to(rewards.device)
         relative = group_advantages(torch.cat([totals, joined], dim=1), trainer.scale_rewards)
         of_rollouts = self._own_part(relative[:, :-1].flatten(), own)
         # Groups without demonstration keep what TRL computed.
@@ -245,13 +246,6 @@ class Selection:
         return torch.stack([found[row] if row in found else self._rewards[row] for row in rows])
 
 
-def _total(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted sum as in TRL: functions that gave `None` are left out, NaN if all did. Shape (rollouts,)."""
-    total = (rewards.to(weights.device) * weights).nansum(1)
-    total[rewards.isnan().all(1)] = torch.nan
-    return total
-
-
 def group_advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
     """Advantages relative to the group, as TRL computes them: (reward - mean) / (std + 1e-4), the std that of the group
     (`scale` "group"), of all ("batch"), or none ("none"). Shape (groups, members); NaN members count for nothing and
@@ -260,6 +254,7 @@ def group_advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
     if scale != "none":
         std = nanstd(rewards, dim=1, keepdim=True) if scale == "group" else nanstd(rewards)
         relative = relative / (std + 1e-4)
+    relative[without_spread(rewards)] = 0.0
     return relative.nan_to_num(0.0)
 
 

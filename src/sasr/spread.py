@@ -1,6 +1,7 @@
 """Rollouts that need no passes through the model: groups without a spread of rewards, and padding.
 
-Groups without a spread have advantages of 0 and so no gradient (`flat_groups`):
+Groups without a spread have advantages of 0 and so no gradient (`flat_groups`). As TRL computes them they are 0 up to
+rounding alone: eight rewards of .1 have a mean that is not .1 in float32. What is flat is seen in the rewards.
 
 - `keep`: stock TRL; they cost a forward and a backward pass.
 - `skip`: they are left out of both. The gradient is that of `keep`.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CHOICES = ("keep", "skip", "resample")
 ROUNDS = 3
+_ROUNDING = 1e-6  # of sums in float32, as of .1 + .2 and .3
 _ONCE = ("num_items_in_batch",)  # has no row for each rollout
 # How TRL divides a micro-batch's loss, where not by the tokens of all micro-batches: by its sequences, or its tokens.
 _BY_SEQUENCES = ("grpo", "sapo", "dr_grpo", "luspo")
@@ -55,6 +57,30 @@ def check_settings(args: SASRConfig) -> None:
             )
 
 
+def total(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted sum as in TRL: functions that gave `None` are left out, NaN if all did. Shape (rollouts,)."""
+    summed = (rewards.to(weights.device) * weights).nansum(1)
+    summed[rewards.isnan().all(1)] = torch.nan
+    return summed
+
+
+def without_spread(rewards: torch.Tensor) -> torch.Tensor:
+    """Which groups have equal rewards. Shape (groups, members) -> (groups,); NaN members count for nothing."""
+    high, low = rewards.nan_to_num(nan=-torch.inf).amax(1), rewards.nan_to_num(nan=torch.inf).amin(1)
+    return high - low <= _ROUNDING * high.abs().clamp(min=1)
+
+
+def settle(trainer: ObservedGRPOTrainer, rewards: torch.Tensor, output: dict[str, Any]) -> None:
+    """Give exactly 0 to the advantages of this rank's rollouts whose group is flat. Shape of `rewards`: (rollouts of
+    all ranks, reward functions)."""
+    if trainer.multi_objective_aggregation == "sum_then_normalize":
+        rewards = total(rewards, trainer.reward_weights.to(rewards.device)).unsqueeze(1)
+    size, own = trainer.num_generations, output["advantages"]
+    flat = torch.stack([without_spread(column.reshape(-1, size)) for column in rewards.unbind(1)]).all(0)
+    start = trainer.args.process_index * len(own)
+    own[flat.repeat_interleave(size)[start : start + len(own)]] = 0.0
+
+
 def without_flat(trainer: ObservedGRPOTrainer, batch: dict[str, Any], loss_type: str) -> tuple[dict[str, Any], float]:
     """A micro-batch of rollouts without those whose advantage is 0, and the factor that makes its loss that of all.
 
@@ -73,7 +99,8 @@ def without_flat(trainer: ObservedGRPOTrainer, batch: dict[str, Any], loss_type:
     if loss_type in _BY_SEQUENCES:
         return smaller, len(index) / len(kept)
     if loss_type in _BY_TOKENS:
-        return smaller, float(smaller["completion_mask"].sum() / batch["completion_mask"].sum().clamp(min=1))
+        learnt, of_all = (part["completion_mask"] * part.get("tool_mask", 1) for part in (smaller, batch))
+        return smaller, float(learnt.sum() / of_all.sum().clamp(min=1))
     return smaller, 1.0
 
 

@@ -27,7 +27,8 @@ CALLED = (
 REPLACED = ("_use_triton",)
 # Set in `__init__`, so they cannot be checked on the class; the tests of equality with stock TRL fail without them.
 ATTRIBUTES = (
-    "_step", "_buffered_inputs", "_metrics", "_tokenizer", "_tr_loss", "_total_loss_scalar", "_globalstep_last_logged",
+    "_step", "_buffered_inputs", "_metrics", "_tokenizer", "_tr_loss", "_total_loss_scalar", "_initial_global_step",
+    "_globalstep_last_logged", "multi_objective_aggregation",
     "generation_config", "generation_kwargs", "eos_token_ids", "num_generations", "num_iterations", "log_completions",
     "ref_model", "beta", "reward_weights", "reward_funcs",
     "reward_func_names", "scale_rewards", "_pending_metrics", "_pending_extra_logs",
