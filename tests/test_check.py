@@ -130,6 +130,17 @@ def test_questions_harder_than_every_demonstration(check, place):
     assert not any(wanted in line for line in check(*flags, "--curriculum", "adaptive")[1])
 
 
+def test_demonstrations_of_held_out_questions(check):
+    """What a training leaves out is a note; what it would study, a problem."""
+    shown = write("shown.jsonl", *[row(i) for i in range(45)])
+    flags = ["--task", "jsonl", "--data", write("rows.jsonl", *[row(i) for i in range(40)]), "--demonstrations", shown]
+    status, _, _, found = check(*flags)
+    assert status == 0 and found["splits"]["demonstrations"]["rows"] == 41 and found["splits"]["test"]["rows"] == 4
+    assert found["notes"][0]["text"].startswith("4 demonstrations are of questions that are held out for exams")
+    status, _, _, found = check(*flags, "--exam_data", write("exam.jsonl", *[row(i) for i in range(40, 50)]))
+    assert status == 1 and found["problems"][0]["text"].startswith("5 of 10 prompts of test are in demonstrations too")
+
+
 def test_records_left_out(check):
     data = write("rows.jsonl", *[row(i) for i in range(20)], "{broken\n", {"question": "q"}, '{"prompt": NaN}\n')
     status, out, err, _ = check("--task", "jsonl", "--data", data)

@@ -85,6 +85,27 @@ def test_runs_that_are_added_read_the_data_of_the_others(where_every_run_fails, 
     assert yaml.safe_load(Path("out/comparison.yaml").read_text())["compare"]["methods"]["sft"]["seeds"] == [11, 12]
 
 
+def test_demonstrations_of_the_questions_of_the_exam(where_every_run_fails, capsys):
+    toy.rows(40).to_json("rows.jsonl")
+    toy.rows(60).to_json("shown.jsonl")
+    recipe = {**SETTINGS, "task": "jsonl", "data": "rows.jsonl", "demonstrations": "shown.jsonl"}
+    section = {"budget": "steps=4", "seeds": "11", "methods": ["sft", "static"], "tune": {"learning_rate": [1e-4]}}
+    for name, own, wanted in (
+        ("split", {}, "note: 8 demonstrations are of questions that are held out for exams"),
+        ("apart", {"exam_data": "shown.jsonl"}, "note: 4 of the 4 rows of the exams are training rows or demons"),
+    ):
+        Path("r.yaml").write_text(yaml.safe_dump({**recipe, **own, "output_dir": name, "compare": section}))
+        for more in ([], ["--resume_from_checkpoint"]):
+            flags = ["--output_dir", name, *more] if more else ["--config", "r.yaml"]
+            assert sasr.cli.main(["compare", *flags, "--jobs", "1"]) == 1
+            out = capsys.readouterr().out
+            assert out.count(wanted) == 1, out
+        assert len(json.loads(Path(name, "rows.json").read_text())) == 2
+    toy.rows(8).to_json("shown.jsonl")
+    assert sasr.cli.main(["compare", "--output_dir", "split", "--resume_from_checkpoint"]) == 2
+    assert "the data have changed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("methods", ["sft static", ["sft", "static"], {"sft": None}, {"sft": {"seeds": "1-3"}}])
 def test_a_comparison_yaml_by_hand_is_refused_in_a_line(tmp_path, monkeypatch, capsys, methods):
     monkeypatch.chdir(tmp_path)

@@ -8,9 +8,18 @@ import re
 import pytest
 from transformers import GPT2Config
 
+import sasr.cli
+import sasr.run
 import toy
 from sasr import InputError, TaskConfig
-from sasr.rows import RowReader, check_positions, collect_rows, difficulty_notes, harder_than_shown
+from sasr.rows import (
+    RowReader,
+    check_positions,
+    collect_rows,
+    difficulty_notes,
+    harder_than_shown,
+    overlap_notes,
+)
 from sasr.tasks import JsonlTask, StoriesTask
 from whole_runs import command, finish, start
 
@@ -78,6 +87,73 @@ def test_validation_rows_with_an_exam_file_come_from_the_training_data(tmp_path,
     rows, tested, validation = three(tmp_path, task, 6, **where, exam_data=exam, exam_rows=20)
     assert tested == test and len(test) == 20 and len(validation) == 6
     assert set(validation) <= set(base) and rows == [prompt for prompt in base if prompt not in validation]
+
+
+@pytest.mark.parametrize("generated", [False, True])
+def test_demonstrations_of_held_out_questions_are_not_studied(tmp_path, data, generated):
+    """... of either split, whichever the exams use: they are the worked solutions of the exam."""
+    task = StoriesTask() if generated else JsonlTask()
+    where = {"train_rows": 30} if generated else {"data": data(60)}
+    where |= {"exam_rows": 6, "validation_rows": 5}
+    rows, test, validation = three(tmp_path, task, **where)
+    apart = [{"prompt": prompt, "completion": "#### 1", "answer": "1"} for prompt in test + validation + rows]
+    shown = tmp_path / "shown.jsonl"
+    shown.write_text("".join(json.dumps(row) + "\n" for row in [*apart, {**apart[0], "completion": "again"}]))
+    for split in ("test", "validation"):
+        config = TaskConfig(**where, demonstrations=str(shown), exam_split=split)
+        reader = RowReader(task)
+        trained, studied, asked = collect_rows(task, config, toy.settings(tmp_path), reader)
+        assert prompts(trained) == rows and prompts(asked) == (test if split == "test" else validation)
+        assert prompts(studied) == rows
+        (note,) = reader.notes()
+        assert note.startswith("note: 12 demonstrations are of questions that are held out for exams")
+        assert note.endswith(f"{shown}:1")
+        assert overlap_notes(asked, trained, studied) == []
+
+
+def test_demonstrations_of_an_exam_file_are_counted(tmp_path, data):
+    """... as training rows are that are in it too; those for validation come from the data."""
+    where = {"data": data(60), "exam_data": data(20, "exam.jsonl", first=55), "validation_rows": 6}
+    rows, test, validation = three(tmp_path, JsonlTask(), **where)
+    shown = data(70, "shown.jsonl")
+    reader = RowReader(JsonlTask())
+    trained, studied, asked = collect_rows(
+        reader.task, TaskConfig(**where, demonstrations=shown), toy.settings(tmp_path), reader
+    )
+    assert set(prompts(studied)) == {f"{i}+1=" for i in range(70)} - set(validation)
+    (note,) = overlap_notes(asked, trained, studied)
+    assert note.startswith("note: 15 of the 20 rows of the exams are training rows or demonstrations too")
+    (note,) = overlap_notes(asked, trained, [])
+    assert note.startswith(f"note: {len(set(test) & set(rows))} of the 20 rows of the exams are training rows too")
+    unshown = [{**row, "completion": None} for row in studied]
+    assert overlap_notes(asked, [], unshown) == [], "what is not studied gives nothing away"
+
+
+def test_nothing_but_demonstrations_of_held_out_questions(tmp_path, data):
+    where = {"data": data(40), "exam_rows": 4}
+    _, test, _ = three(tmp_path, JsonlTask(), 1, **where)
+    shown = tmp_path / "shown.jsonl"
+    shown.write_text("".join(json.dumps({"prompt": prompt, "completion": "1"}) + "\n" for prompt in test))
+    with pytest.raises(InputError, match=r"all 4 demonstrations are of questions .*shown.jsonl:1.*exam_data"):
+        collect_rows(JsonlTask(), TaskConfig(**where, demonstrations=str(shown)), toy.settings(tmp_path))
+
+
+def test_a_run_tells_of_demonstrations_of_its_exams(tmp_path, data, monkeypatch, capsys):
+    toy.model(directory=tmp_path / "lm")
+
+    def enough(*args, **kwargs):
+        raise InputError("enough")
+
+    monkeypatch.setattr(sasr.run, "load_model", enough)
+    flags = ["--task", "jsonl", "--model_name_or_path", str(tmp_path / "lm"), "--sft_warmup_steps", "2"]
+    flags += ["--data", data(40), "--demonstrations", data(45, "shown.jsonl"), "--output_dir", str(tmp_path / "run")]
+    for own, wanted in (
+        ([], "4 demonstrations are of questions that are held out for exams, and SFT leaves them out"),
+        (["--exam_data", data(9, "exam.jsonl", first=38)], "7 of the 9 rows of the exams are training rows or demons"),
+    ):
+        assert sasr.cli.main(["train", *flags, *own]) == 2
+        out, err = capsys.readouterr()
+        assert out.startswith(f"note: {wanted}") and "enough" in err
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,15 @@ class RowReader:
 
     Attributes:
         skipped (`list[str]`): What is wrong with each record that was left out.
-        wrong (`list[str]`): Where the demonstrations are that were left out.
+        wrong (`list[str]`): Where the demonstrations are that were left out for being wrong.
+        held_out (`list[str]`): Where those are that were left out because their questions are held out.
     """
 
     def __init__(self, task: Task, bad_rows: str = "error", earlier: Path | None = None):
         self.task, self.bad_rows, self.earlier = task, bad_rows, earlier
         self.skipped: list[str] = []
         self.wrong: list[str] = []
+        self.held_out: list[str] = []
         self._places: dict[int, tuple[str, Row]] = {}
         self._verdicts: dict[str, Any] | None = None
 
@@ -85,6 +87,11 @@ class RowReader:
         lines = []
         if self.skipped:
             lines.append(f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}")
+        if self.held_out:
+            lines.append(
+                f"note: {len(self.held_out)} demonstrations are of questions that are held out for exams, and SFT "
+                f"leaves them out, the first: {self.held_out[0]}"
+            )
         if self.wrong:
             lines.append(
                 f"note: {len(self.wrong)} demonstrations are wrong by the task's own verifier, and SFT leaves them out "
@@ -120,7 +127,7 @@ def collect_rows(
     `InputError` for a task that lacks what the schedule needs."""
     reader = RowReader(task, config.bad_rows) if reader is None else reader
     rows, held_out = all_rows(reader, config, args.seed)
-    demonstrations = reader.load(config.demonstrations, "train") if config.demonstrations else []
+    demonstrations = separate_demonstrations(reader, config, held_out)
     if config.wrong_demonstrations == "drop":
         if config.demonstrations:  # the rows' own are not studied then
             demonstrations = studied = reader.without_wrong(demonstrations)
@@ -133,6 +140,24 @@ def collect_rows(
             )
     check_needs(task, rows, demonstrations, args)
     return rows, demonstrations, _with_answer(held_out[config.exam_split])
+
+
+def separate_demonstrations(reader: RowReader, config: TaskConfig, held_out: dict[str, list[Row]]) -> list[Row]:
+    """The rows of the file of demonstrations, if there is one, without those of questions that were set apart: SFT
+    would study the worked solutions of the exam. Raises `InputError` if nothing is left."""
+    if not config.demonstrations:
+        return []
+    apart = _set_apart(config, held_out["test"], held_out["validation"])
+    left, solved = list[Row](), list[Row]()
+    for row in reader.load(config.demonstrations, "train"):
+        (solved if text_of(row["prompt"]) in apart else left).append(row)
+    reader.held_out += [reader.place(row) for row in solved]
+    if solved and not any(row.get("completion") for row in left):
+        raise InputError(
+            f"all {len(solved)} demonstrations are of questions that are held out for exams (the first: "
+            f"{reader.held_out[0]}): add some of other questions, or ask others in the exams (exam_data)"
+        )
+    return left
 
 
 def check_needs(task: Task, rows: list[Row], demonstrations: list[Row], args: SASRConfig) -> None:
@@ -211,6 +236,18 @@ def seen_in(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     return [row for row in rows if text_of(row["prompt"]) in known]
 
 
+def overlap_notes(asked: list[Row], rows: list[Row], demonstrations: list[Row]) -> list[str]:
+    """A note if what exams ask is studied as well, which no split of one file brings about."""
+    seen = len(seen_in(asked, [*rows, *(row for row in demonstrations if row.get("completion"))]))
+    if not seen:
+        return []
+    studied = "training rows or demonstrations" if demonstrations else "training rows"
+    return [
+        f"note: {seen} of the {len(asked)} rows of the exams are {studied} too, so the exams flatter: "
+        "take them out of one of the files (sasr check names them)"
+    ]
+
+
 def _with_answer(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.get("answer") is not None]
 
@@ -238,8 +275,14 @@ def _split(rows: list[Row], config: TaskConfig, test: list[Row] | None) -> tuple
     tested = _prompts(test)
     others = [row for row in verifiable if text_of(row["prompt"]) not in tested]
     validation = hold_out(others, min(config.validation_rows, most))[1]
-    apart = _prompts(validation) | (tested if config.exam_data is None else set())
+    apart = _set_apart(config, test, validation)
     return [row for row in rows if text_of(row["prompt"]) not in apart], {"test": test, "validation": validation}
+
+
+def _set_apart(config: TaskConfig, test: list[Row], validation: list[Row]) -> set[str]:
+    """The prompts that must not be studied. Those of `exam_data` may be: it is for the user to say which file they are
+    to be taken out of."""
+    return _prompts(validation) | (_prompts(test) if config.exam_data is None else set())
 
 
 def _prompts(rows: Sequence[Row]) -> set[str]:

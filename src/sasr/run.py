@@ -27,7 +27,7 @@ from .plugins import describe
 from .recording import progress_callbacks
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
-from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, seen_in
+from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, overlap_notes
 from .run_directory import (
     CONFIG_FILE,
     CONFIG_HEAD,
@@ -91,7 +91,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     earlier = donor.parent if donor is not None else directory if checkpoint is not None or again else None
     reader = RowReader(task, settings.task.bad_rows, earlier)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
-    seen = len(seen_in(exam_rows, train_rows))
+    notes = [*reader.notes(), *difficulty_notes(train_rows, demonstration_rows, args)]
+    notes += overlap_notes(exam_rows, train_rows, demonstration_rows)
     options = tokenizer_options(name, task, settings)
     tokenizer = load_tokenizer(name, **options)
     train_rows, demonstration_rows, exam_rows = (
@@ -105,13 +106,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
-    for note in [*reader.notes(), *difficulty_notes(train_rows, demonstration_rows, args)]:
+    for note in notes:
         say(note)
-    if seen:
-        say(
-            f"note: {seen} of the {len(exam_rows)} rows of the exams are training rows too, so the exams flatter: "
-            "take them out of one of the files (sasr check names them)"
-        )
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     model, tokenizer = load_model(
         name,

@@ -49,7 +49,8 @@ class TaskConfig:
             Training rows: JSONL file(s) in the dataset's published schema, or a dataset on the Hub (`owner/name`).
             Defaults to the task's own dataset.
         demonstrations (`str`, *optional*):
-            Rows whose worked solutions SFT uses instead of those in `data`.
+            Rows whose worked solutions SFT uses instead of those in `data`; those of questions that are held out from
+            `data` are left out.
         bad_rows (`str`, *optional*, defaults to `"error"`):
             What a record means that cannot be used (no JSON, a missing field, an answer that nothing can match, ...):
             `"error"` ends before training and names its file and line, `"skip"` leaves it out and says how many were.

@@ -112,9 +112,9 @@ def _tokenizer(settings: Settings, task: Task) -> Any:
 
 def _splits(reader: RowReader, settings: Settings) -> dict[str, list[Row]]:
     """The rows by split, as a training would divide them; splits without rows are left out."""
-    from sasr.rows import all_rows
+    from sasr.rows import all_rows, separate_demonstrations
 
     rows, held_out = all_rows(reader, settings.task, settings.training.seed, whole_exam=True)
-    demonstrations = reader.load(settings.task.demonstrations, "train") if settings.task.demonstrations else []
+    demonstrations = separate_demonstrations(reader, settings.task, held_out)
     found = {"train": rows, "demonstrations": demonstrations, **held_out}
     return {name: part for name, part in found.items() if part or name == "train"}

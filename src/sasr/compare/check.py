@@ -13,7 +13,7 @@ from sasr.config import SASRConfig
 from sasr.errors import InputError
 from sasr.models import check_model
 from sasr.parsing import Parser, Settings, check_values, parse
-from sasr.rows import collect_rows
+from sasr.rows import RowReader, collect_rows, overlap_notes
 from sasr.run import check_reward_weights
 from sasr.run_directory import check_free
 from sasr.tasks import get_task
@@ -25,17 +25,19 @@ ROWS_FILE = "rows.json"
 
 
 class Rows(NamedTuple):
-    """What the runs of a method read with this seed: digests of the exam's rows, and of all of them."""
+    """What the runs of a method read with this seed: digests of the exam's rows, and of all of them, and what is to be
+    said of them."""
 
     method: str
     seed: int
     exam: str
     every: str
+    notes: list[str]
 
 
-def check_runs(comparison: Comparison, jobs: int = 1) -> dict[str, str]:
+def check_runs(comparison: Comparison, jobs: int = 1) -> tuple[dict[str, str], list[str]]:
     """Raise `InputError` for the first method, point of a grid or lack of data with which a run would be refused, when
-    there are so many at a time. Returns digests of the rows, by what they are read with."""
+    there are so many at a time. Returns digests of the rows, by what they are read with, and notes about them."""
     if comparison.settings.get("exam_rows") == 0:
         raise InputError("exam_rows is 0: a comparison needs an exam")
     parser = Parser()
@@ -57,7 +59,8 @@ def check_runs(comparison: Comparison, jobs: int = 1) -> dict[str, str]:
             raise InputError(
                 f"methods {first.method} and {other.method} are examined on different rows: give both the same data"
             )
-    return {digest_rows([{"read": alike, "seed": rows.seed}]): rows.every for alike, rows in asked.items()}
+    notes = dict.fromkeys(note for rows in asked.values() for note in rows.notes)
+    return {digest_rows([{"read": alike, "seed": rows.seed}]): rows.every for alike, rows in asked.items()}, list(notes)
 
 
 def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str, Rows], jobs: int) -> None:
@@ -73,17 +76,19 @@ def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str
         asked[alike] = Rows(method.name, args.seed, *_check_rows(settings, args))
 
 
-def _check_rows(settings: Settings, args: SASRConfig) -> tuple[str, str]:
-    """Digests of what the exam asks, and of all rows."""
+def _check_rows(settings: Settings, args: SASRConfig) -> tuple[str, str, list[str]]:
+    """Digests of what the exam asks, and of all rows; notes about them."""
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
     if settings.model.model_name_or_path is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(settings.model.model_name_or_path)
-    *studied, held_out = collect_rows(task, settings.task, args)
+    reader = RowReader(task, settings.task.bad_rows)
+    *studied, held_out = collect_rows(task, settings.task, args, reader)
     if not held_out:
         raise InputError("there are no rows to examine: give exam_data, or rows with answers")
-    return digest_rows(held_out), digest_rows([*(row for rows in studied for row in rows), *held_out])
+    every = digest_rows([*(row for rows in studied for row in rows), *held_out])
+    return digest_rows(held_out), every, [*reader.notes(), *overlap_notes(held_out, *studied)]
 
 
 def check_directory(directory: Path, comparison: Comparison) -> None:

@@ -58,7 +58,8 @@ def compare(argv: list[str]) -> int:
     jobs, devices = _jobs(options.jobs)
     directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))
     check.check_directory(directory, comparison)
-    rows = check.with_earlier_rows(directory, check.check_runs(comparison, jobs))
+    digests, told = check.check_runs(comparison, jobs)
+    rows = check.with_earlier_rows(directory, digests)
     from sasr.checkpoints import write_atomically
     from sasr.run_directory import claim
 
@@ -69,6 +70,8 @@ def compare(argv: list[str]) -> int:
         write_atomically(directory / check.ROWS_FILE, rows)
         view = CompareView()
         runner = Runner(comparison, directory, jobs, devices, view, shlex.join(["sasr", "compare", *argv]))
+        for note in told:
+            view.message(note)
         view.message(_opening(runner, directory))
         status = runner.run()
     _close(runner, view, directory, status)
