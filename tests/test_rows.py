@@ -78,6 +78,19 @@ def test_held_out_rows_do_not_eat_up_a_small_dataset(tmp_path, data):
     assert (len(test), len(validation)) == (4, 4) and len(rows) >= 32
 
 
+@pytest.mark.parametrize(("questions", "each", "most"), [(125, 8, 12), (30, 16, 3), (9, 30, 1)])
+def test_several_rows_of_a_question_count_once(tmp_path, questions, each, most):
+    """A tenth of the questions, however many solutions each has: all of them leave training together. Questions
+    without an answer, which no exam could ask, do not count."""
+    every = [(i, j) for j in range(each) for i in range(questions)]
+    rows = [{"prompt": f"{i}+1=", "completion": f"{j}\n{i + 1}", "answer": str(i + 1)} for i, j in every]
+    rows += [{"prompt": f"{i}-1=", "completion": str(i - 1)} for i in range(200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    left, test, validation = three(tmp_path, JsonlTask(), 128, data=str(tmp_path / "rows.jsonl"))
+    assert len(test) == len(validation) == most
+    assert len(left) == each * (questions - 2 * most) + 200
+
+
 @pytest.mark.parametrize("generated", [False, True])
 def test_validation_rows_with_an_exam_file_come_from_the_training_data(tmp_path, data, generated):
     where = {"train_rows": 60} if generated else {"data": data(60)}

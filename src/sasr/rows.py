@@ -268,8 +268,9 @@ def _split(rows: list[Row], config: TaskConfig, test: list[Row] | None) -> tuple
     """Set held-out rows apart: the test rows too unless they are given, then those for validation, by the same hash
     order, so that the test rows are the same with and without validation rows."""
     verifiable = [row for row in rows if row.get("answer") is not None]
-    # The exam may not eat up a small dataset: a tenth of it at most, for each of the two.
-    most = max(len(verifiable) // 10, 1)
+    # The exam may not eat up a small dataset: a tenth of its questions at most, for each of the two. All rows of a
+    # question leave with it.
+    most = max(len(_prompts(verifiable)) // 10, 1)
     if test is None:
         test = hold_out(verifiable, min(config.exam_rows, most))[1]
     tested = _prompts(test)

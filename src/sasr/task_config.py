@@ -58,7 +58,8 @@ class TaskConfig:
             What to do with a worked solution that the task's own verifier rejects: `"study"`, since some teach the form
             all the same, or `"drop"`, which leaves its question to GRPO and says how many were.
         exam_data (`str`, *optional*):
-            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt, at most a tenth.
+            Held-out rows. By default rows are set apart from `data`, chosen by a hash of the prompt: at most a tenth of
+            its questions, with all rows of each.
         train_rows (`int`, *optional*):
             Use this many training rows (for `stories`: generate that many).
         demonstration_rows (`int`, *optional*):
@@ -73,8 +74,8 @@ class TaskConfig:
             Examine after every so many optimizer steps too (label `step-N`), for a learning curve; where the end of the
             warm-up or the last step has an exam of its own, that one stands. 0 for never.
         validation_rows (`int`, *optional*, defaults to `0`):
-            Set so many further rows apart (of `data`, at most another tenth; a task that generates its rows generates
-            more), for choices that the test rows must not influence. The test rows stay the same.
+            Set so many further rows apart (at most another tenth of the questions of `data`; a task that generates its
+            rows generates more), for choices that the test rows must not influence. The test rows stay the same.
         exam_split (`str`, *optional*, defaults to `"test"`):
             Which held-out rows the exams use: `"test"` or `"validation"`.
     """
