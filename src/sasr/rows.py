@@ -38,6 +38,7 @@ class RowReader:
         skipped (`list[str]`): What is wrong with each record that was left out.
         wrong (`list[str]`): Where the demonstrations are that were left out for being wrong.
         held_out (`list[str]`): Where those are that were left out because their questions are held out.
+        others (`list[str]`): Further notes, of whoever reads with it.
     """
 
     def __init__(self, task: Task, bad_rows: str = "error", earlier: Path | None = None):
@@ -45,6 +46,7 @@ class RowReader:
         self.skipped: list[str] = []
         self.wrong: list[str] = []
         self.held_out: list[str] = []
+        self.others: list[str] = []
         self._places: dict[int, tuple[str, Row]] = {}
         self._verdicts: dict[str, Any] | None = None
 
@@ -84,7 +86,7 @@ class RowReader:
 
     def notes(self) -> list[str]:
         """What was left out, a line each."""
-        lines = []
+        lines = [*self.others]
         if self.skipped:
             lines.append(f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}")
         if self.held_out:

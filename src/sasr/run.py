@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from . import checkpoints, host_memory, locks, out_of_memory, quantised, setting_checks, shared_warmup
+from . import checkpoints, host_memory, locks, out_of_memory, quantised, setting_checks, shared_warmup, trained_on
 from .adapters import INITIAL_MODEL, is_adapter
 from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
@@ -93,6 +93,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
     notes = [*reader.notes(), *difficulty_notes(train_rows, demonstration_rows, args)]
     notes += overlap_notes(exam_rows, train_rows, demonstration_rows)
+    studied = trained_on.digests([*train_rows, *(row for row in demonstration_rows if row.get("completion"))])
     options = tokenizer_options(name, task, settings)
     tokenizer = load_tokenizer(name, **options)
     train_rows, demonstration_rows, exam_rows = (
@@ -147,6 +148,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
             if is_main():
                 checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
                 reader.keep_verdicts(directory)
+                trained_on.keep(directory, studied)
             if donor is not None and is_main():
                 shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
                 say(f"the warm-up is that of {donor}")

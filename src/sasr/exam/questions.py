@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from sasr.errors import InputError
 from sasr.exam.measures import ascending
-from sasr.exam.request import Request
+from sasr.exam.request import Request, run_directory
 from sasr.rows import RowReader, held_out_rows
 from sasr.task_config import TaskConfig
 from sasr.tasks import get_task
 from sasr.tasks.base import Row, Task
 from sasr.tasks.perturb import perturbed
 from sasr.tasks.text import one_line
+from sasr.trained_on import without_studied
 
 _GENERATED = 10  # rows for each one that is wanted, where only those of some difficulties are
 
@@ -63,15 +64,36 @@ def perturbed_rows(task: Task, rows: list[Row], kinds: Sequence[str]) -> list[Ro
 def _held_out(reader: RowReader, request: Request, most: int) -> list[Row]:
     run = request.run or {}
     config = TaskConfig(**{key: run[key] for key in TaskConfig.__dataclass_fields__ if run.get(key) is not None})
-    if config.exam_split == "test" and (
+    apart = config.exam_split == "test" and (
         config.exam_data is not None or (config.data is None and reader.task.generates)
-    ):
+    )
+    if apart:
         # These rows are no training rows, however many they are; others were set apart only as far as exam_rows goes.
         config = replace(config, exam_rows=most if config.exam_data is None else sys.maxsize)
     rows = held_out_rows(reader, config, int(run.get("seed", 42)))
     if not rows:
         raise InputError(f"the run of {request.model} held out no rows: give --data")
-    return rows
+    directory = run_directory(request.model)
+    left = rows if directory is None else without_studied(directory, rows)
+    if len(left) == len(rows):
+        return rows
+    studied = f"{len(rows) - len(left)} of the {len(rows)}"
+    if apart:  # the run's own exams ask them too, and it has said so
+        reader.others.append(
+            f"note: the run was trained on {studied} rows of its exams too, so the exam flatters: give --data to ask "
+            "others"
+        )
+        return rows
+    if not left:
+        raise InputError(
+            f"{request.model}: the run was trained on all {len(rows)} questions that its data hold out now, for they "
+            "have changed since: put the old ones back, or give --data with rows that it has not seen"
+        )
+    reader.others.append(
+        f"note: the data have changed since the run began: {studied} questions that they hold out now were trained on "
+        "and are left out; give --data to ask others"
+    )
+    return left
 
 
 def demonstrations(request: Request, say: Callable[[str], None] = lambda text: None) -> list[Row]:

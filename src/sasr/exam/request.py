@@ -183,15 +183,20 @@ def read_request(argv: list[str]) -> Request:
 
 def run_settings(model: str) -> dict[str, Any] | None:
     """The settings of the run of `sasr train` whose directory, or a checkpoint in which, `model` is; else `None`."""
+    directory = run_directory(model)
+    if directory is None:
+        return None
+    from sasr.parsing import read_recipe
+
+    found = read_recipe(str(directory / CONFIG_FILE))
+    return found if "task" in found or "schedule" in found else None
+
+
+def run_directory(model: str) -> Path | None:
+    """The directory with a `config.yaml` that `model` is, or is a checkpoint in."""
     path = Path(model).expanduser()
     inside = path.name.startswith("checkpoint-") or path.name == "initial_model"
-    for directory in (path, path.parent) if inside else (path,):
-        if (directory / CONFIG_FILE).is_file():
-            from sasr.parsing import read_recipe
-
-            found = read_recipe(str(directory / CONFIG_FILE))
-            return found if "task" in found or "schedule" in found else None
-    return None
+    return next((p for p in ((path, path.parent) if inside else (path,)) if (p / CONFIG_FILE).is_file()), None)
 
 
 def _flags(argv: list[str]) -> dict[str, Any]:
