@@ -248,6 +248,18 @@ def test_a_comparison_with_a_sweep(tmp_path):
     assert values == sorted(values, reverse=True) and len(values) == 8
 
 
+def test_a_sweep_over_rates_that_yaml_reads_as_text(tmp_path):
+    results = json.loads((RESULTS / "compare-switch" / "results.json").read_text())
+    rates = {100: "1e-5", 160: "3e-5", 220: 1.0e-4, 280: "3e-4", 340: "1e-3"}
+    for run in results["runs"]:
+        if run["stage"] == "tuning":
+            run["tuned"] = {"learning_rate": rates[run["tuned"]["switch_step"]]}
+    results["chosen"]["static-swept"] = {"learning_rate": "1e-3"}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    sweep = titles(document_of(tmp_path))["static-swept: learning rate"]
+    assert sweep["series"][0]["x"] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3] and "Chosen: 0.001." in sweep["caption"]
+
+
 def test_sft_and_grpo_alone_have_the_colours_of_their_steps(tmp_path):
     shutil.copy(RESULTS / "compare-stories" / "results.json", tmp_path)
     rows = {row["name"]: row["colour"] for row in titles(document_of(tmp_path))["pass@1"]["rows"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -215,7 +216,7 @@ def _sweeps(results: Results) -> list[Figure | None]:
         (name,) = names
         at: dict[float, list[float]] = {}
         for tuned, rate in values:
-            value = number(tuned[name])
+            value = _tried(tuned[name])
             if value is not None:
                 at.setdefault(value, []).append(rate)
         if len(at) < 3:
@@ -223,12 +224,22 @@ def _sweeps(results: Results) -> list[Figure | None]:
         xs, caption = sorted(at), f"{METRIC} on the validation rows; the line is the mean, bars are from seed to seed."
         bounds: dict[str, Any] = {"low": [min(at[x]) for x in xs], "high": [max(at[x]) for x in xs]}
         line = series("mean", INK, xs, [sum(at[x]) / len(at[x]) for x in xs], style="dots", **bounds)
-        chosen = number((results["chosen"].get(method) or {}).get(name))
+        chosen = _tried((results["chosen"].get(method) or {}).get(name))
         if chosen is not None:
             caption += f" Chosen: {chosen:g}."
         label = name.replace("_", " ")
         figures.append(lines(f"{method}: {label}", caption, axis(label, name=label), axis(METRIC), [line]))
     return figures
+
+
+def _tried(value: Any) -> float | None:
+    """The number that a value of a grid is. YAML reads `1e-5`, without a point, as text; the run takes it as a number,
+    but its directory has the name of the text, so that it stays one up to here."""
+    try:
+        value = float(value) if isinstance(value, str) else number(value)
+    except ValueError:
+        return None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _tuning_cost(results: Results) -> Figure | None:
