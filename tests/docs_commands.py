@@ -177,7 +177,7 @@ def _compare(argv: list[str]) -> None:
     flags = command._settings(rest)
     recipe, source, _ = command._recipe(options, flags)
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
-    command._jobs(options.jobs)
+    command._jobs(options.jobs, comparison.budget)
     check.check_runs(comparison)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import sasr.cli
 import toy
-from sasr.compare import runner
+from sasr.compare import command, runner
 from sasr.compare.check import comparison_text
 from sasr.compare.measures import measure
 from sasr.compare.plan import Run
@@ -35,12 +36,12 @@ def where_every_run_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.subprocess, "Popen", fails)
 
 
-def planned(section: dict) -> Path:
+def planned(section: dict, **more) -> Path:
     """The file of a comparison that was begun in `out`."""
     Path("out").mkdir()
     written = Path("out/comparison.yaml")
     none = dict.fromkeys(("methods", "seeds", "budget", "baseline"))
-    written.write_text(comparison_text(read({**SETTINGS, "compare": section}, "r", {}, none)))
+    written.write_text(comparison_text(read({**SETTINGS, **more, "compare": section}, "r", {}, none)))
     return written
 
 
@@ -53,6 +54,30 @@ def test_a_method_that_is_added_has_the_seeds_of_the_others(where_every_run_fail
     assert {name: own["seeds"] for name, own in methods.items()} == {name: [11, 12, 13] for name in methods}
     assert list(methods) == ["sft", "static", "sasr", "random"]
     assert not any(own.get("tune") for own in methods.values())
+
+
+@pytest.mark.parametrize(("devices", "budget", "jobs"), [(0, "seconds=9", 1), (0, "steps=9", 6), (2, "seconds=9", 2)])
+def test_a_budget_of_seconds_has_a_run_at_a_time_on_a_device(monkeypatch, devices, budget, jobs):
+    """Runs that share a machine take time from each other, and the last of them has it for itself."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(runner, "cores", lambda: 6)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    given = read({**SETTINGS, "compare": {"budget": budget}}, "r", {}, {}).budget
+    assert command._jobs(None, given) == (jobs, [str(device) for device in range(devices)])
+    assert command._jobs("3", given)[0] == 3, "what is asked for"
+
+
+def test_seconds_that_runs_share_are_said(where_every_run_fails, capsys):
+    section = {"budget": "seconds=4", "seeds": "11-12", "methods": ["sft", "static"]}
+    planned(section, lr_scheduler_type="constant")
+    again = ["compare", "--output_dir", "out", "--resume_from_checkpoint"]
+    notes = []
+    for more in ([], ["--jobs", "2"], []):  # what was shared once has been shared
+        assert sasr.cli.main([*again, *more]) == 1
+        notes.append([line for line in Path("out/table.md").read_text().splitlines() if "--jobs 1" in line])
+        assert ("note: " + "".join(notes[-1]).removeprefix("- ") in capsys.readouterr().out) == bool(more)
+    assert notes[0] == [] and notes[1] == notes[2]
+    assert "up to 2 at a time" in notes[1][0] and "budgets in seconds are not equal" in notes[1][0]
 
 
 def test_a_method_that_is_added_is_tuned_like_the_others(where_every_run_fails):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sasr.errors import InputError, did_you_mean, disk_failures_told
 from sasr.flags import Flags
 from sasr.runs.state import resume_command
+
+if TYPE_CHECKING:
+    from .plan import Budget
 
 USAGE = """\
 usage: sasr compare [--config RECIPE] [--methods NAME ...] [--seeds 1-8] [--budget steps=300] [--baseline NAME]
@@ -31,7 +35,8 @@ Methods x seeds on one task at an equal budget: every run, a table with interval
   --seeds SEEDS      such as 1-8, or 1 2 3; default: 1-3
   --budget KIND=N    of each run: steps, seconds (inside steps) or rollout_tokens; default: steps=max_steps
   --baseline NAME    what the others are compared with; default: the recipe's, or static, or else the first
-  --jobs N           runs at a time; default: one for each CUDA device, or else for each CPU core
+  --jobs N           runs at a time; default: one for each CUDA device, or else for each CPU core (with a budget of
+                     seconds, which runs take from each other where they share a machine: one)
   --output_dir DIR   where everything goes; default: runs/compare-NAME-N. The same command with the same directory goes
                      on where it was stopped
 All other flags are settings of sasr train for all methods (sasr train --help)."""
@@ -47,6 +52,7 @@ def compare(argv: list[str]) -> int:
 
     from . import check
     from .reading import read
+    from .report import sharing_told
     from .runner import Runner, lock
     from .view import CompareView
 
@@ -55,7 +61,7 @@ def compare(argv: list[str]) -> int:
     given = {**recipe, **flags}
     get_task(str(given.get("task") or "stories"), given.get("task_options"))  # what follows makes no sense without
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
-    jobs, devices = _jobs(options.jobs)
+    jobs, devices = _jobs(options.jobs, comparison.budget)
     directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))
     check.check_directory(directory, comparison)
     digests, told = check.check_runs(comparison, jobs)
@@ -73,6 +79,8 @@ def compare(argv: list[str]) -> int:
         for note in told:
             view.message(note)
         view.message(_opening(runner, directory))
+        if comparison.budget.kind == "seconds" and jobs > max(1, len(devices)):
+            view.message(f"note: {sharing_told(math.ceil(jobs / max(1, len(devices))))}")
         status = runner.run()
     _close(runner, view, directory, status)
     report_quietly(directory, view.message)
@@ -161,7 +169,7 @@ def _new_directory(name: str) -> Path:
     return next(p for n in range(1, 10**6) if not (p := Path("runs") / f"compare-{name}-{n}").exists())
 
 
-def _jobs(given: str | None) -> tuple[int, list[str]]:
+def _jobs(given: str | None, budget: Budget) -> tuple[int, list[str]]:
     """(processes at a time, CUDA devices)."""
     import torch
 
@@ -171,7 +179,7 @@ def _jobs(given: str | None) -> tuple[int, list[str]]:
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     devices = visible[: len(devices)] if len(visible) >= len(devices) else devices
     if given is None:
-        return len(devices) or cores(), devices
+        return len(devices) or (1 if budget.kind == "seconds" else cores()), devices
     if not given.strip().isdecimal() or not 1 <= int(given) <= 1024:
         raise InputError(f"--jobs is {given}: it must be a whole number from 1")
     return int(given), devices

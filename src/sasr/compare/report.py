@@ -114,8 +114,10 @@ def results(
     status: Mapping[str, str],
     choices: Mapping[str, Values],
     command: str,
+    shared_by: int = 1,
 ) -> Figures:
-    """All of it, JSON-safe. `status` has `finished`, `failed: WHY` or `stopped`; a run without one waits."""
+    """All of it, JSON-safe. `status` has `finished`, `failed: WHY` or `stopped`; a run without one waits. `shared_by`:
+    how many runs at most took the seconds of their budgets from one device."""
     packages = ("sasr", "trl", "transformers", "torch", "numpy")
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
     listed = [
@@ -138,6 +140,7 @@ def results(
         "versions": versions,
         "comparison": comparison.to_recipe(),
         "chosen": dict(choices),
+        "shared_by": shared_by,
         "methods": figures(comparison, measured),
         "runs": listed,
     }
@@ -225,12 +228,22 @@ def notes(content: Figures) -> list[str]:
             f"{', '.join(map(str, section['tune_seeds']))}; the test rows were examined once, by the final runs. "
             "Its cost comes on top of the runs'."
         )
+    if content.get("shared_by", 1) > 1:
+        lines.append(sharing_told(content["shared_by"]))
     for row in methods:
         if row["missing_seeds"]:
             lines.append(f"{row['method']}: not finished: seed {', '.join(map(str, row['missing_seeds']))}")
     failed = [run for run in content["runs"] if run["status"].startswith("failed")]
     lines += [f"{run['directory']} {run['status']}" for run in failed]
     return lines
+
+
+def sharing_told(runs: int) -> str:
+    """What is wrong with budgets of seconds when so many runs share a device."""
+    return (
+        f"runs that share a device or the CPU (--jobs: up to {runs} at a time) take time from each other, and the last "
+        "have it for themselves, so their budgets in seconds are not equal: use --jobs 1, or a device for each"
+    )
 
 
 def escape(value: Any) -> str:

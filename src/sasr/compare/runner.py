@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from sasr.checkpoints import last_checkpoint, step_of
 from sasr.errors import InputError
 from sasr.live import format_duration
 from sasr.metrics import METRICS_FILE
+from sasr.report.reading import read_json
 
 from . import report
 from .check import plain
@@ -80,6 +82,8 @@ class Runner:
         self.runs: list[Run] = []
         self._tuning = {method.name: comparison.tuning_runs(method) for method in comparison.methods}
         self._children: list[_Child] = []
+        earlier = read_json(directory / report.RESULTS_FILE)  # of what is here, it was written by the start before
+        self.shared_by = int(earlier.get("shared_by", 1))
         self._pace = Pace()
         self._lock: Any = None
         self._space_told = False
@@ -94,7 +98,8 @@ class Runner:
 
     def content(self) -> report.Figures:
         """What `results.json` holds now."""
-        return report.results(self.comparison, self.runs, self.measured, self.status, self.choices, self.command)
+        found = self.measured, self.status, self.choices
+        return report.results(self.comparison, self.runs, *found, self.command, self.shared_by)
 
     def _run(self) -> int:
         self._look_around()
@@ -174,6 +179,9 @@ class Runner:
                     continue
                 self.status[run.path] = "running"
                 del free[0]
+                if self.comparison.budget.kind == "seconds":
+                    at_work = Counter(child.slot % max(1, len(self.devices)) for child in self._children)
+                    self.shared_by = max(self.shared_by, *at_work.values())
 
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory / run.path
