@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -146,6 +147,14 @@ COMPARE = {
     "budget": ({"budget": {"steps": 0}}, ["budget steps=0"]),
     "budget-null": ({"budget": {"steps": None}}, ["budget steps=None"]),
     "jobs-inside": ({"jobs": 3}, ["unknown key 'jobs'"]),
+    "rollback": (
+        {"methods": {"sft": {}, "sasr": {"on_collapse": "rollback"}}},
+        ["method sasr: on_collapse rollback", "test rows", "warn or sft"],
+    ),
+    "rollback-tuned": (
+        {"methods": {"sasr": {"tune": {"on_collapse": ["warn", "rollback"]}}}},
+        ["method sasr with on_collapse rollback", "test rows"],
+    ),
 }  # fmt: skip
 
 
@@ -169,6 +178,16 @@ def test_settings_that_compare_gives_itself(error):
 def test_a_method_that_is_there_twice(error):
     Path("r.yaml").write_text("task: stories\ncompare:\n  methods:\n    sft: {}\n    sasr: {}\n    sft: {}\n")
     assert "r.yaml:6: sft is given twice" in error("--config", "r.yaml")
+
+
+def test_rollback_of_a_recipe(error):
+    """The task's own recipe has it: its exams would choose checkpoints by the rows that decide the table."""
+    lines = [json.dumps({"quiz": f"q{i}", "names": ["A", "B"], "solution": [True, False]}) for i in range(40)]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    message = error(
+        "--task", "kk", "--data", "rows.jsonl", "--model_name_or_path", "tiny-llama", "--budget", "steps=90"
+    )
+    assert "on_collapse rollback" in message and "--on_collapse warn or sft" in message
 
 
 def test_other_data_is_another_exam(error):

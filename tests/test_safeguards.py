@@ -201,6 +201,15 @@ def test_rollback_needs_exams(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("answer", "split", "lines"), [("rollback", "test", 1), ("rollback", "validation", 0), ("sft", "test", 0)]
+)
+def test_rollback_by_the_exams_that_are_reported_is_said(tmp_path, answer, split, lines):
+    notes = safeguards.notes(toy.settings(tmp_path, on_collapse=answer), split)
+    assert len(notes) == lines
+    assert all("--validation_rows N --exam_split validation" in note and "\n" not in note for note in notes)
+
+
 def test_step_callback_takes_the_warnings(tmp_path):
     trainer = toy.trainer(tmp_path)
     callback = StepCallback(trainer, None)

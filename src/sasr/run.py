@@ -13,7 +13,17 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from . import checkpoints, host_memory, locks, out_of_memory, quantised, setting_checks, shared_warmup, trained_on
+from . import (
+    checkpoints,
+    host_memory,
+    locks,
+    out_of_memory,
+    quantised,
+    safeguards,
+    setting_checks,
+    shared_warmup,
+    trained_on,
+)
 from .adapters import INITIAL_MODEL, is_adapter
 from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
@@ -107,7 +117,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
-    for note in notes:
+    for note in [*notes, *safeguards.notes(args, settings.task.exam_split)]:
         say(note)
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     model, tokenizer = load_model(

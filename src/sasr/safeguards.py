@@ -32,6 +32,16 @@ def check_settings(args: SASRConfig) -> None:
         raise unknown("on_collapse", args.on_collapse, ANSWERS)
 
 
+def notes(args: SASRConfig, exam_split: str) -> list[str]:
+    """A line to print if a rollback would choose by the exams that the run is judged by."""
+    if args.on_collapse != "rollback" or exam_split != "test":
+        return []
+    return [
+        "note: on_collapse rollback goes by the exams that are reported too, so after a rollback they flatter: with "
+        "--validation_rows N --exam_split validation the test rows are left for the end (sasr exam --data)"
+    ]
+
+
 def before_step(trainer: SASRTrainer) -> None:
     """Give up, or go back to better weights, if the steps before ask for it. Raises [`Diverged`]."""
     watch, args = trainer.watch, trainer.args

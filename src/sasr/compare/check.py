@@ -69,6 +69,11 @@ def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str
     kinds = args.kinds_of_steps(args.build_schedule())
     if comparison.budget.kind == "rollout_tokens" and not kinds[1]:
         raise InputError("it generates no rollouts, so a budget of rollout tokens never ends: choose another budget")
+    if args.on_collapse == "rollback":
+        raise InputError(
+            "on_collapse rollback chooses a checkpoint by exams, and those of the final runs ask the test rows, which "
+            "decide the table: give --on_collapse warn or sft"
+        )
     if jobs > 1 and args.use_vllm and args.vllm_mode == "server":
         raise InputError("vllm_mode server: a server has the weights of one run at a time: give --jobs 1")
     alike = repr((settings.task, kinds))
