@@ -11,6 +11,7 @@ from sasr.compare import report
 from sasr.compare.measures import cost, is_finished, measure, metrics_of, per_problem, sft_share
 from sasr.compare.plan import Comparison
 from sasr.compare.reading import read
+from sasr.compare.tuning import best_point
 from sasr.compare.view import columns
 
 
@@ -85,7 +86,7 @@ def test_choice_is_by_the_mean_and_the_first_of_equals():
     static = made.method("static")
     scores = {5: ([0], [2]), 6: ([3], [1]), 7: ([1], [3])}
     results = {run.path: measured(scores[run.point["switch_step"]][run.seed - 8]) for run in made.tuning_runs(static)}
-    assert report.best_point(made, static, results) == {"switch_step": 6}
+    assert best_point(made, static, results) == {"switch_step": 6}
     (row,) = report.figures(made, results)
     assert row["tuning_cost"] == {
         "runs": 6, "steps": 60, "seconds": 12.0, "exam_seconds": 3.0, "sft_tokens": 300, "rollout_tokens": 600,

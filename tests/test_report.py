@@ -260,6 +260,22 @@ def test_a_sweep_over_rates_that_yaml_reads_as_text(tmp_path):
     assert sweep["series"][0]["x"] == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3] and "Chosen: 0.001." in sweep["caption"]
 
 
+def test_a_point_that_tuning_left_out_is_marked(tmp_path):
+    results = json.loads((RESULTS / "compare-switch" / "results.json").read_text())
+    results["left_out"] = {"static-swept": [{"switch_step": 160}]}
+    row = next(row for row in results["methods"] if row["method"] == "static-swept")
+    row["tuning_cost"]["failed"] = 1
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    found = titles(document_of(tmp_path))
+    stands = {row[1]: row[4] for row in found["Every point"]["rows"]}
+    assert (stands["switch_step 160"], stands["switch_step 220"], stands["switch_step 340"]) == (
+        "left out",
+        "",
+        "chosen",
+    )
+    assert found["What tuning chose, and cost"]["rows"][0][2] == {"text": "10", "note": "1 failed"}
+
+
 def test_sft_and_grpo_alone_have_the_colours_of_their_steps(tmp_path):
     shutil.copy(RESULTS / "compare-stories" / "results.json", tmp_path)
     rows = {row["name"]: row["colour"] for row in titles(document_of(tmp_path))["pass@1"]["rows"]}

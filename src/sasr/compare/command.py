@@ -207,6 +207,8 @@ def _close(runner: Any, view: Any, directory: Path, status: int) -> None:
     again = resume_command("compare", directory)
     if status == 0:
         view.message(f"done: the table is in {directory / TABLE_FILE}, every figure in {directory / 'results.json'}")
+    elif status == 1 and content["left_out"] and not any(row["missing_seeds"] for row in content["methods"]):
+        view.message(f"done, but for runs to tune that failed; the table is in {directory / TABLE_FILE}")
     elif status == 1:
         view.message(f"some runs failed; what is there is in {directory / TABLE_FILE}; try them again with: {again}")
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,30 @@ def is_finished(directory: Path, run: Run) -> bool:
     if run.stage == "warmup":
         checkpoint = last_checkpoint(directory / run.path)
         return checkpoint is not None and checkpoint.name == f"checkpoint-{run.settings['max_steps']}"
+    return _has_final_exam(directory / run.path)
+
+
+def has_begun(where: Path) -> bool:
+    """Whether a final run is finished, or goes on from a checkpoint: without one it begins anew."""
+    return _has_final_exam(where) or last_checkpoint(where) is not None
+
+
+def _has_final_exam(where: Path) -> bool:
     try:
-        return "final" in json.loads((directory / run.path / "exam.json").read_text(encoding="utf-8"))
+        return "final" in json.loads((where / "exam.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def last_step(where: Path) -> int | None:
+    """The step that a run has come to, from the end of its metrics file."""
+    try:
+        with open(where / METRICS_FILE, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            found = re.findall(rb'^\{"step": (\d+),', file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[-1]) if found else None
 
 
 def measure(directory: Path, run: Run) -> Measures:
@@ -45,15 +67,28 @@ def measure(directory: Path, run: Run) -> Measures:
         ) from None
 
 
-def _measure(directory: Path, run: Run) -> Measures:
-    where = directory / run.path
-    lines = read_metrics(where / METRICS_FILE)
+def spent(directory: Path, run: Run) -> Measures:
+    """What a run that failed had cost by then; nothing where that is not known."""
+    try:
+        costs = _spent(directory, run)
+    except (InputError, KeyError, TypeError, AttributeError):
+        return {}
+    return costs if costs["steps"] else {}
+
+
+def _spent(directory: Path, run: Run) -> Measures:
+    lines = read_metrics(directory / run.path / METRICS_FILE)
     if run.warmup is not None and lines and lines[0]["step"] > 1:  # the steps that it shares with others
         lines = read_metrics(directory / run.warmup / METRICS_FILE)[: lines[0]["step"] - 1] + lines
     measures: Measures = {"steps": lines[-1]["step"] if lines else 0, "sft_share": sft_share(lines)}
     measures["seconds"] = sum(line.get("step_seconds") or 0.0 for line in lines)
     for name in ("sft_steps", "grpo_steps", "sft_tokens", "rollout_tokens"):
         measures[name] = int(next((line[name] for line in reversed(lines) if line.get(name) is not None), 0))
+    return measures
+
+
+def _measure(directory: Path, run: Run) -> Measures:
+    where, measures = directory / run.path, _spent(directory, run)
     if run.stage == "warmup":
         return measures
     try:

@@ -17,25 +17,20 @@ from sasr.checkpoints import write_atomically
 from sasr.live import format_duration
 
 from . import statistics
-from .measures import Measures, cost, metrics_of, pass_at_1, per_problem
-from .plan import Comparison, Method, Run, Values
+from .measures import Measures, cost, metrics_of, per_problem
+from .plan import Comparison, Run, Values
+from .tuning import left_out, left_out_told
 
 SCHEMA = 1
 RESULTS_FILE, TABLE_FILE = "results.json", "table.md"
 Figures = dict[str, Any]
 
 
-def best_point(comparison: Comparison, method: Method, measured: Mapping[str, Measures]) -> Values:
-    """The point of the grid with the highest mean pass@1 on the validation rows; of equal ones the first."""
-    means = {}
-    for index, point in enumerate(method.points()):
-        runs = [run for run in comparison.tuning_runs(method) if run.point == point]
-        means[index] = float(np.mean([pass_at_1(measured[run.path]) for run in runs]))
-    return method.points()[max(means, key=lambda index: means[index])]
-
-
-def figures(comparison: Comparison, measured: Mapping[str, Measures]) -> list[Figures]:
-    """The rows of the table, in the order of the methods, from the runs that are finished."""
+def figures(
+    comparison: Comparison, measured: Mapping[str, Measures], failed: Mapping[str, Measures] | None = None
+) -> list[Figures]:
+    """The rows of the table, in the order of the methods, from the runs that are finished, and what others cost that
+    failed."""
     final = {
         method.name: {seed: measured[p] for seed, p in comparison.final_paths(method).items() if p in measured}
         for method in comparison.methods
@@ -56,8 +51,11 @@ def figures(comparison: Comparison, measured: Mapping[str, Measures]) -> list[Fi
             "tuning_cost": None,
         }
         if method.grid:
-            tuning = [measured[run.path] for run in comparison.tuning_runs(method) if run.path in measured]
-            row["tuning_cost"] = {"runs": len(tuning), **cost(tuning)}
+            paths = [run.path for run in comparison.tuning_runs(method)]
+            done = [measured[path] for path in paths if path in measured]
+            lost = [failed[path] for path in paths if failed and failed.get(path)]
+            row["tuning_cost"] = {"runs": len(done) + len(lost), **cost([*done, *lost])}
+            row["tuning_cost"] |= {"failed": len(lost)} if lost else {}
         if method.name != comparison.baseline:
             row["difference"] = {metric: _difference(runs, final[comparison.baseline], metric) for metric in metrics}
         rows.append(row)
@@ -115,9 +113,12 @@ def results(
     choices: Mapping[str, Values],
     command: str,
     shared_by: int = 1,
+    failed: Mapping[str, Measures] | None = None,
 ) -> Figures:
     """All of it, JSON-safe. `status` has `finished`, `failed: WHY` or `stopped`; a run without one waits. `shared_by`:
-    how many runs at most took the seconds of their budgets from one device."""
+    how many runs at most took the seconds of their budgets from one device. `failed`: what runs that failed had cost,
+    as far as it is known."""
+    failed = failed or {}
     packages = ("sasr", "trl", "transformers", "torch", "numpy")
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
     listed = [
@@ -130,7 +131,7 @@ def results(
             "warmup": run.warmup,
             "match_run": run.match,
             "status": status.get(run.path, "waiting"),
-            **measured.get(run.path, {}),
+            **measured.get(run.path, failed.get(run.path, {})),
         }
         for run in runs
     ]
@@ -140,8 +141,9 @@ def results(
         "versions": versions,
         "comparison": comparison.to_recipe(),
         "chosen": dict(choices),
+        "left_out": left_out(comparison, choices, failed),
         "shared_by": shared_by,
-        "methods": figures(comparison, measured),
+        "methods": figures(comparison, measured, failed),
         "runs": listed,
     }
 
@@ -228,6 +230,7 @@ def notes(content: Figures) -> list[str]:
             f"{', '.join(map(str, section['tune_seeds']))}; the test rows were examined once, by the final runs. "
             "Its cost comes on top of the runs'."
         )
+    lines += [left_out_told(method, points) for method, points in content.get("left_out", {}).items()]
     if content.get("shared_by", 1) > 1:
         lines.append(sharing_told(content["shared_by"]))
     for row in methods:
@@ -263,7 +266,8 @@ def _p(value: float | None) -> str:
 
 
 def _tuning_cost(figure: Figures) -> str:
+    failed = f" ({figure['failed']} failed)" if figure.get("failed") else ""
     return (
-        f"{figure['runs']} runs, {figure['steps']:,} steps, {format_duration(figure['seconds'])}, "
+        f"{figure['runs']} runs{failed}, {figure['steps']:,} steps, {format_duration(figure['seconds'])}, "
         f"{figure['rollout_tokens']:,} tokens"
     )

@@ -7,7 +7,6 @@ moment, even by a power cut, and started again.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -25,17 +24,16 @@ from rich.filesize import decimal
 from sasr import locks
 from sasr.callbacks import StopRequest
 from sasr.checkpoints import last_checkpoint, step_of
+from sasr.disconnect import STOPS
 from sasr.errors import InputError
 from sasr.live import format_duration
-from sasr.metrics import METRICS_FILE
-from sasr.report.reading import read_json
 
-from . import report
+from . import report, tuning
 from .check import plain
-from .measures import Measures, is_finished, measure, pass_at_1
+from .measures import Measures, is_finished, last_step, measure, pass_at_1, spent
 from .pace import AtWork, Pace
 from .plan import Comparison, Method, Run, Values
-from .view import CompareView, Progress, Row
+from .view import CompareView, Progress, Row, name_of
 
 _LOGS = "logs"
 _POLL_SECONDS = 0.2
@@ -79,11 +77,12 @@ class Runner:
         self.status: dict[str, str] = {}
         self.measured: dict[str, Measures] = {}
         self.choices: dict[str, Values] = {}
+        self.failed: dict[str, Measures] = {}  # what they cost by then; of those that a signal ended nothing
         self.runs: list[Run] = []
         self._tuning = {method.name: comparison.tuning_runs(method) for method in comparison.methods}
         self._children: list[_Child] = []
-        earlier = read_json(directory / report.RESULTS_FILE)  # of what is here, it was written by the start before
-        self.shared_by = int(earlier.get("shared_by", 1))
+        self._earlier = tuning.read_earlier(directory / report.RESULTS_FILE)
+        self.shared_by = self._earlier.shared_by
         self._pace = Pace()
         self._lock: Any = None
         self._space_told = False
@@ -99,9 +98,10 @@ class Runner:
     def content(self) -> report.Figures:
         """What `results.json` holds now."""
         found = self.measured, self.status, self.choices
-        return report.results(self.comparison, self.runs, *found, self.command, self.shared_by)
+        return report.results(self.comparison, self.runs, *found, self.command, self.shared_by, self.failed)
 
     def _run(self) -> int:
+        self._keep_choices()
         self._look_around()
         report.write(self.directory, self.content())
         with self.view, StopRequest(lambda text: self.view.message(_STOPPING)) as stop:
@@ -142,6 +142,19 @@ class Runner:
 
     # ---- what there is ----
 
+    def _keep_choices(self) -> None:
+        """Go on with what final runs were given before, and without the runs to tune that had failed by then: nothing
+        could follow from them any more."""
+        for method in self.comparison.tuned:
+            chosen = self._earlier.choice(self.directory, self.comparison, method)
+            if chosen is None:
+                continue
+            self.choices[method.name] = chosen
+            for run in self._tuning[method.name]:
+                status = self._earlier.status.get(run.path, "")
+                if status.startswith("failed") and not is_finished(self.directory, run):
+                    self.status[run.path], self.failed[run.path] = status, spent(self.directory, run)
+
     def _look_around(self) -> None:
         """Find what is finished, choose what that allows to choose, and so on until nothing changes."""
         while True:
@@ -151,11 +164,21 @@ class Runner:
                     self._take_in(run)
             known = len(self.choices)
             for method in self.comparison.tuned:
-                done = all(run.path in self.measured for run in self._tuning[method.name])
-                if method.name not in self.choices and done:
-                    self.choices[method.name] = report.best_point(self.comparison, method, self.measured)
+                if method.name not in self.choices:
+                    self._choose(method)
             if len(self.choices) == known:
                 return
+
+    def _choose(self, method: Method) -> None:
+        chosen = tuning.choice(self.comparison, method, self.measured, self.failed)
+        if chosen is None:
+            return
+        self.choices[method.name] = chosen
+        for run in self._tuning[method.name]:
+            if run.path not in self.status:
+                self.status[run.path], self.failed[run.path] = f"failed: its warm-up did ({run.warmup})", {}
+        for name, points in tuning.left_out(self.comparison, {method.name: chosen}, self.failed).items():
+            self.view.message(f"note: {tuning.left_out_told(name, points)}")
 
     def _take_in(self, run: Run) -> None:
         try:
@@ -257,8 +280,10 @@ class Runner:
             self.status[run.path] = "stopped"
         else:
             self.status[run.path] = f"failed: {_why(child)} (see {_LOGS}/{run.path}.log)"
+            if code not in _SIGNALS:  # whoever ended it did not mean that it cannot be trained
+                self.failed[run.path] = spent(self.directory, run)
         if self.status[run.path].startswith("failed"):
-            self.view.message(f"{_name(run)} {self.status[run.path]}")
+            self.view.message(f"{name_of(run)} {self.status[run.path]}")
 
     def _tell_space(self, run: Run) -> None:
         """Say so if the runs to come will not find room, each leaving as much as this one."""
@@ -285,7 +310,7 @@ class Runner:
         spent = f"{measures['steps']} steps in {format_duration(measures['seconds'])}" if measures else ""
         done, total, left = self._counts()
         time_left = f", about {format_duration(left)} left" if left else ""
-        return f"{_name(run)}: {scores}{spent}  ({done} of {total} runs{time_left})"
+        return f"{name_of(run)}: {scores}{spent}  ({done} of {total} runs{time_left})"
 
     def _counts(self) -> tuple[int, int, float | None]:
         """(runs that are done, all of them, seconds left)"""
@@ -307,7 +332,7 @@ class Runner:
 
     def _share(self, child: _Child) -> float | None:
         """The share of its steps that a process has taken."""
-        step, last = self._step(child.run), child.run.settings["max_steps"]
+        step, last = last_step(self.directory / child.run.path), child.run.settings["max_steps"]
         if step is None or self.comparison.budget.kind != "steps":
             return None
         return (step - child.first) / (last - child.first) if child.first < step <= last else None
@@ -316,7 +341,7 @@ class Runner:
         done, total, left = self._counts()
         return Progress(
             [self._row(method) for method in self.comparison.methods],
-            [f"{_name(child.run)}  {self._stand(child.run)}" for child in self._children],
+            [f"{name_of(child.run)}  {self._stand(child.run)}" for child in self._children],
             done,
             total,
             left,
@@ -337,23 +362,15 @@ class Runner:
 
     def _stand(self, run: Run) -> str:
         """Where a run is, in words."""
-        step, steps = self._step(run), run.settings["max_steps"]
+        step, steps = last_step(self.directory / run.path), run.settings["max_steps"]
         if step is None:
             return "starting"
         of = f"/{steps}" if self.comparison.budget.kind == "steps" else ""
         return "exam" if of and step >= steps and run.stage != "warmup" else f"step {step}{of}"
 
-    def _step(self, run: Run) -> int | None:
-        """Where a run is, from the end of its metrics file."""
-        try:
-            with open(self.directory / run.path / METRICS_FILE, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-                found = re.findall(rb'^\{"step": (\d+),', file.read(), re.MULTILINE)
-        except OSError:
-            return None
-        return int(found[-1]) if found else None
 
-
+# Exit statuses of a run that was asked to stop. (SIGKILL is not among them: the system sends it for lack of memory.)
+_SIGNALS = {status for number in STOPS for status in (-number, 128 + number)}
 _STOPPING = "stopping: the runs finish their step and save; once more to stop at once"
 
 
@@ -365,13 +382,6 @@ def lock(directory: Path) -> Any:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _name(run: Run) -> str:
-    if run.stage == "warmup":
-        return f"warm-up of seed {run.seed}"
-    tried = ", ".join(f"{name} {value}" for name, value in run.point.items())
-    return f"{run.method}{f' ({tried})' if tried else ''}, {'tuning ' * (run.stage == 'tuning')}seed {run.seed}"
 
 
 def _why(child: _Child) -> str:

@@ -13,6 +13,8 @@ from rich.text import Text
 from sasr.live import format_duration
 from sasr.terminal import TerminalView
 
+from .plan import Run
+
 _PLAIN_SECONDS = 60.0
 
 
@@ -99,3 +101,11 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return lines
+
+
+def name_of(run: Run) -> str:
+    """What a run is called in messages."""
+    if run.stage == "warmup":
+        return f"warm-up of seed {run.seed}"
+    tried = ", ".join(f"{name} {value}" for name, value in run.point.items())
+    return f"{run.method}{f' ({tried})' if tried else ''}, {'tuning ' * (run.stage == 'tuning')}seed {run.seed}"

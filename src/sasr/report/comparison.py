@@ -248,7 +248,8 @@ def _tuning_cost(results: Results) -> Figure | None:
         cost = method["tuning_cost"]
         if cost:
             chosen = ", ".join(f"{k} {v}" for k, v in (results["chosen"].get(method["method"]) or {}).items())
-            row = [method["method"], chosen or "–", str(cost["runs"]), f"{cost['steps']:,}"]
+            runs = {"text": str(cost["runs"]), "note": f"{cost['failed']} failed" if cost.get("failed") else ""}
+            row = [method["method"], chosen or "–", runs, f"{cost['steps']:,}"]
             rows.append([*row, format_duration(cost["seconds"]), f"{cost['rollout_tokens']:,}"])
     head = ["method", "chosen", "runs", "steps", "time", "rollout tokens"]
     return table("What tuning chose, and cost", "On top of the cost of the final runs.", head, rows, wide=True)
@@ -258,12 +259,14 @@ def _grid(results: Results) -> Figure | None:
     rows = []
     for method, points in _tuning(results).items():
         chosen = ", ".join(f"{name} {value}" for name, value in (results["chosen"].get(method) or {}).items())
+        left_out = results.get("left_out", {}).get(method, [])
         for point, runs in points.items():
             rates = [rate for _, rate in runs if rate is not None]
             mean = f"{sum(rates) / len(rates):.3f}" if rates else "–"
-            rows.append([method, point, mean, f"{len(rates)} of {len(runs)}", "chosen" if point == chosen else ""])
+            stands = "chosen" if point == chosen else "left out" if runs[0][0] in left_out else ""
+            rows.append([method, point, mean, f"{len(rates)} of {len(runs)}", stands])
     head = ["method", "tried", f"{METRIC}, validation", "seeds", ""]
-    caption = "Of each method's grid; the highest mean is chosen."
+    caption = "Of each method's grid; the highest mean is chosen, of the points whose runs did not fail."
     return table("Every point", caption, head, rows, wide=True, folded=len(rows) > 12)
 
 

@@ -66,9 +66,12 @@ def comparison_state(directory: Path, results: Mapping[str, Any]) -> State:
     done, failed = (sum(run["status"].startswith(name) for run in runs) for name in ("finished", "failed"))
     if locks.is_held(directory):
         return State("running", f"running, {done} of {len(runs)} runs done")
+    missing = any(method["missing_seeds"] for method in results["methods"])
+    if failed and results.get("left_out") and not missing:
+        return State("finished", f"finished, but for {failed} run{'s' * (failed > 1)} to tune that failed")
     if failed:
         return State("failed", f"{failed} of {len(runs)} runs failed")
-    if done < len(runs) or any(method["missing_seeds"] for method in results["methods"]):
+    if done < len(runs) or missing:
         return State("stopped", f"stopped, {done} of {len(runs)} runs done")
     return State("finished", "finished")
 
