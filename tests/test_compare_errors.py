@@ -180,13 +180,14 @@ def test_a_method_that_is_there_twice(error):
     assert "r.yaml:6: sft is given twice" in error("--config", "r.yaml")
 
 
-def test_rollback_of_a_recipe(error):
-    """The task's own recipe has it: its exams would choose checkpoints by the rows that decide the table."""
+def test_rollback_by_flag(error):
+    """Its exams would choose checkpoints by the rows that decide the table."""
     lines = [json.dumps({"quiz": f"q{i}", "names": ["A", "B"], "solution": [True, False]}) for i in range(40)]
     Path("rows.jsonl").write_text("\n".join(lines))
     message = error(
-        "--task", "kk", "--data", "rows.jsonl", "--model_name_or_path", "tiny-llama", "--budget", "steps=90"
-    )
+        "--task", "kk", "--data", "rows.jsonl", "--model_name_or_path", "tiny-llama", "--budget", "steps=90",
+        "--on_collapse", "rollback",
+    )  # fmt: skip
     assert "on_collapse rollback" in message and "--on_collapse warn or sft" in message
 
 

@@ -17,6 +17,7 @@ from sasr.exam.request import read_request
 from sasr.rows import RowReader
 from sasr.run_directory import check_free, clear
 from sasr.tasks import get_task
+from sasr.trained_on import WRONG_FILE
 from small_exam import refused
 
 FILE = "trained_on.json"
@@ -125,7 +126,8 @@ def test_a_run_that_ended_before_its_first_step(run):
     with pytest.raises(InputError, match="not empty"):
         check_free(run)
     (run / "config.yaml").write_text("# sasr train\n" + (run / "config.yaml").read_text())
+    (run / WRONG_FILE).write_text("{}")
     assert (run / FILE).is_file()
     check_free(run)
     clear(run)
-    assert not (run / FILE).exists()
+    assert not (run / FILE).exists() and not (run / WRONG_FILE).exists()

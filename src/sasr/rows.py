@@ -21,8 +21,7 @@ from .task_config import TaskConfig
 from .tasks.base import Row, Task, hold_out, text_of
 from .tasks.judging import judged_demonstrations, to_judge
 from .tasks.loading import generated_rows, located_rows
-
-WRONG_FILE = "wrong_demonstrations.json"
+from .trained_on import WRONG_FILE
 
 
 class RowReader:

@@ -15,12 +15,12 @@ from .exam.store import EXAM_FILE
 from .metrics import METRICS_FILE
 from .report import REPORT_FILE
 from .runs.state import SAVED_MODEL, resume_command
-from .trained_on import TRAINED_ON_FILE
+from .trained_on import TRAINED_ON_FILE, WRONG_FILE
 
 CONFIG_FILE = "config.yaml"
 CONFIG_HEAD = "# sasr "  # the command, as a comment
 EXAMS = "exams"
-_BEFORE_THE_FIRST_STEP = {CONFIG_FILE, INITIAL_MODEL, TRAINED_ON_FILE, locks.LOCK_FILE}
+_BEFORE_THE_FIRST_STEP = {CONFIG_FILE, INITIAL_MODEL, TRAINED_ON_FILE, WRONG_FILE, locks.LOCK_FILE}
 
 
 def check_free(directory: Path) -> None:
@@ -76,7 +76,7 @@ def clear(directory: Path) -> None:
         raise locks.in_use(directory, "sasr train")
     for name in (INITIAL_MODEL, EXAMS, checkpoints.STAGING):
         shutil.rmtree(directory / name, ignore_errors=True)
-    for name in (METRICS_FILE, EXAM_FILE, REPORT_FILE, TRAINED_ON_FILE):
+    for name in (METRICS_FILE, EXAM_FILE, REPORT_FILE, TRAINED_ON_FILE, WRONG_FILE):
         (directory / name).unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from .checkpoints import write_atomically
 from .tasks.base import Row, text_of
 
 TRAINED_ON_FILE = "trained_on.json"
+WRONG_FILE = "wrong_demonstrations.json"  # the verifier's judgement of each demonstration
 
 
 def digests(rows: Iterable[Row]) -> list[str]:
@@ -37,4 +38,4 @@ def without_studied(directory: Path, rows: list[Row]) -> list[Row]:
 
 
 def _digest(row: Row) -> str:
-    return hashlib.sha256(text_of(row["prompt"]).encode()).hexdigest()[:16]
+    return hashlib.sha256(text_of(row["prompt"]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
