@@ -99,6 +99,7 @@ def test_schedules_take_their_settings():
         ({"schedule": "hpt", "hpt_gate": 8}, r"hpt_gate is 8: it must be between 0 and num_generations - 1 \(7\)"),
         ({"hpt_gate": 2}, "hpt_gate is a setting of schedule hpt, not of sasr"),
         ({"schedule": "luffy", "luffy_shaping": 0.0}, "luffy_shaping is 0.0: it must be a number above 0"),
+        ({"schedule": "luffy", "loss_type": "dr_grpo"}, "one mean over the tokens.*one of dapo, cispo, vespo"),
         ({"schedule": "hpt", "luffy_shaping": 0.2}, "luffy_shaping is a setting of schedule luffy, not of hpt"),
         ({"schedule": "uft", "hint_steps": 0}, "hint_steps is 0: it must be 1 or more"),
         ({"schedule": "uft", "hint_weight": -0.1}, "hint_weight is -0.1: it must be 0 or more"),

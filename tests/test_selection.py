@@ -14,7 +14,8 @@ import toy
 from sasr import InputError
 from sasr.demonstrations import Demonstration
 from sasr.schedules import StepPlan
-from sasr.selection import Chosen, Selection, _total, check_fresh, divide, group_advantages
+from sasr.selection import Chosen, Selection, check_fresh, divide, group_advantages
+from sasr.spread import total
 from sasr.token_weights import TOKEN_WEIGHTS
 
 NAN = math.nan
@@ -114,7 +115,7 @@ def test_group_advantages_are_those_of_trl(tmp_path, scale):
     trained.train()
     for rewards, advantages in seen:
         assert rewards.isnan().any(0).all() and rewards.isnan().all(1).any()
-        ours = group_advantages(_total(rewards, trained.reward_weights).view(-1, 4), scale)
+        ours = group_advantages(total(rewards, trained.reward_weights).view(-1, 4), scale)
         torch.testing.assert_close(ours.flatten(), advantages)
 
 

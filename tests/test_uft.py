@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -18,7 +21,9 @@ from recorded_steps import (
     text,
     tokens,
 )
+from sasr.demonstrations import Demonstration
 from sasr.schedules import StepPlan
+from sasr.selection import Selection
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}{{ m.content }}<eos>{% endif %}"
@@ -124,3 +129,35 @@ def test_uft_after_its_hints_is_grpo_bit_for_bit(tmp_path):
     hintless, none = run(tmp_path / "uft", schedule="grpo", max_steps=4, more={"schedule": Hintless()})
     assert toy.history(plain, *keys) == toy.history(hintless, *keys)
     assert all(a.forwards == b.forwards for a, b in zip(steps, none, strict=True))
+
+
+def test_r3_shows_every_number_of_parts_as_often_and_never_all():
+    """Each question of a step draws its own, so that a step mixes the stages."""
+    rows = range(2000)
+    demonstration = Demonstration([5], [10, 11, 12, 13, 14, 1])
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(seed=7), state=SimpleNamespace(global_step=3), demonstrations=[demonstration],
+        demonstration_of_row=dict.fromkeys(rows, 0),
+    )  # fmt: skip
+    place = SimpleNamespace(trainer=trainer, asked=list(rows))
+    hints = Selection.hints(place, StepPlan(0.0, 1.0, 0.0, demonstrations="hints", hint=None))
+    shown = Counter(map(len, hints))
+    assert sorted(shown) == [0, 1, 2, 3, 4] and all(hint == [10, 11, 12, 13][: len(hint)] for hint in hints)
+    assert all(abs(count - 400) < 80 for count in shown.values())
+    assert place._hinted == {row for row, hint in zip(rows, hints, strict=True) if hint}
+
+
+def test_success_with_a_hint_says_nothing_about_a_level(tmp_path):
+    """Nor would the curriculum know which questions are still hard."""
+    observed: list[int] = []
+    trained = toy.trainer(tmp_path, schedule="r3", **{**HYBRID, "max_steps": 6})
+    trained.levels.observe = lambda row, share: observed.append(row)
+    recorder = Recorder(trained)
+    trained.train()
+    hinted = [
+        len(rollout.prompt) > len(trained.demonstrations[trained.demonstration_of_row[rollout.row]].prompt_ids)
+        for step in recorder.steps
+        for rollout in step.rollouts
+    ]
+    assert any(hinted) and not all(hinted)
+    assert len(observed) == hinted.count(False) // trained.num_generations

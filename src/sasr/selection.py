@@ -78,6 +78,7 @@ class Selection:
         self.failed_at: dict[int, int] = {}
         self.asked: list[int] = []
         self.outcomes: list[float | None] = []
+        self._hinted: set[int] = set()
         self._rewards: dict[int, torch.Tensor] = {}  # of demonstrations
 
     @property
@@ -118,15 +119,20 @@ class Selection:
     # ---- hints ----
 
     def hints(self, plan: StepPlan) -> list[Ids]:
-        """What the rollouts of each question asked begin with: a Binomial(5, `plan.hint`) number of fifths of its
-        demonstration without the end token, the same for all rollouts of the question. Drawn from (seed, step, row)."""
+        """What the rollouts of each question asked begin with: a number of fifths of its demonstration without the end
+        token, the same for all rollouts of the question: Binomial(5, `plan.hint`), or each of 0 to 4 as often. Drawn
+        from (seed, step, row)."""
         found: list[Ids] = []
         for row in self.asked:
             rng = random.Random(f"{self.trainer.args.seed}:hint:{self.trainer.state.global_step}:{row}")
-            parts = sum(rng.random() < plan.hint for _ in range(_HINT_PARTS))
+            if plan.hint is None:
+                parts = rng.randrange(_HINT_PARTS)
+            else:
+                parts = sum(rng.random() < plan.hint for _ in range(_HINT_PARTS))
             index = self.trainer.demonstration_of_row.get(row)
             ids = [] if index is None else self.trainer.demonstrations[index].completion_ids[:-1]
             found.append(ids[: round(parts / _HINT_PARTS * len(ids))])
+        self._hinted = {row for row, hint in zip(self.asked, found, strict=True) if hint}
         return found
 
     def hinted(self, hints: Sequence[Ids]) -> Chosen:
@@ -167,7 +173,7 @@ class Selection:
         group = self.trainer.num_generations
         correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)
         unjudged = rewards.isnan().all(1).view(-1, group).sum(1)
-        self._note(correct, unjudged)
+        self._note(correct, unjudged, self._hinted if plan.demonstrations == "hints" else set())
         advantages = output["advantages"]
         if plan.demonstrations == "gated":
             # Those that could not be judged may have been correct.
@@ -176,7 +182,8 @@ class Selection:
             return self._grouped(plan, rewards, output)
         return None, advantages
 
-    def _note(self, correct: torch.Tensor, unjudged: torch.Tensor) -> None:
+    def _note(self, correct: torch.Tensor, unjudged: torch.Tensor, hinted: set[int]) -> None:
+        """Take the outcomes of the questions. What was solved with a hint says nothing about its level."""
         trainer = self.trainer
         for row, count, unknown in zip(self.asked, correct.tolist(), unjudged.tolist(), strict=True):
             if unknown == trainer.num_generations:
@@ -184,7 +191,8 @@ class Selection:
                 continue  # neither failed nor solved
             share = count / (trainer.num_generations - unknown)
             self.outcomes.append(share)
-            trainer.levels.observe(row, share)
+            if row not in hinted:
+                trainer.levels.observe(row, share)
             index = trainer.demonstration_of_row.get(row)
             if index is None:
                 continue

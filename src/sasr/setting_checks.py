@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .config import SASRConfig
 
 
+_OVER_ALL_TOKENS = ("dapo", "cispo", "vespo")  # TRL's losses that are divided by the tokens of all micro-batches
+
+
 def check_values(args: SASRConfig) -> None:
     if args.schedule not in SCHEDULES and ":" not in args.schedule:
         raise unknown("schedule", args.schedule, SCHEDULES, "module:Class for your own")
@@ -68,6 +71,11 @@ def check_values(args: SASRConfig) -> None:
         raise InputError(
             f"schedule {args.schedule} compares demonstrations with rollouts by the sum of their rewards: set "
             "multi_objective_aggregation to sum_then_normalize"
+        )
+    if args.schedule == "luffy" and args.loss_type not in _OVER_ALL_TOKENS:
+        raise InputError(
+            f"schedule luffy takes one mean over the tokens of rollouts and demonstrations, loss_type {args.loss_type} "
+            f"does not: set loss_type to one of {', '.join(_OVER_ALL_TOKENS)}"
         )
     _check_foreign_settings(args)
     warmup.check_settings(args)

@@ -73,8 +73,8 @@ class StepPlan:
         demonstrations (`str`, *optional*, defaults to `"all"`): Which demonstrations, by name (see `sasr.selection`).
         gate (`int`, *optional*, defaults to `0`): For `"gated"`: the number of correct rollouts up to which a question
             counts as failed.
-        hint (`float`, *optional*, defaults to `0.0`): For `"hints"`: expected share of the demonstration that is put
-            in front of a rollout.
+        hint (`float` or `None`, *optional*, defaults to `0.0`): For `"hints"`: expected share of the demonstration that
+            is put in front of a rollout. `None`: each part but the last is the end as often, for each question anew.
         pooled (`bool`, *optional*, defaults to `False`): For `"group"`: both losses are divided by the number of all
             tokens, the demonstrations' and the rollouts'. Otherwise each keeps its own global denominator.
         positive_weight (`float`, *optional*, defaults to `1.0`): For `"group"`: factor of the rollouts with a positive
@@ -88,7 +88,7 @@ class StepPlan:
     token_parameter: float = 0.0
     demonstrations: str = "all"
     gate: int = 0
-    hint: float = 0.0
+    hint: float | None = 0.0
     pooled: bool = False
     positive_weight: float = 1.0
 

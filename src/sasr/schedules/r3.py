@@ -1,4 +1,4 @@
-"""R3: GRPO from states along the demonstration, a reverse curriculum (Xi et al. 2024, arXiv 2402.05808)."""
+"""R3: RL from states along the demonstration, a reverse curriculum (Xi et al. 2024, arXiv 2402.05808), as GRPO."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from .base import Signals, StepPlan
 @dataclass(frozen=True)
 class R3:
     """Each rollout continues a prefix of its question's demonstration; nothing learns the prefix itself. All stages are
-    mixed: of a demonstration's 5 parts 0 to 5 are shown, each number as often. (The draw is the same for all questions
-    of a step, and Binomial(5, u) with u uniform is uniform.)"""
+    mixed: of a demonstration's 5 parts 0 to 4 are shown, each number as often, for each question anew."""
 
     needs_warmup: ClassVar[bool] = False
     needs_fresh_rollouts: ClassVar[bool] = True
 
     def plan(self, signals: Signals) -> StepPlan:
-        return StepPlan(0.0, 1.0, sft_probability=0.0, demonstrations="hints", hint=signals.draw)
+        return StepPlan(0.0, 1.0, sft_probability=0.0, demonstrations="hints", hint=None)
 
     def uses(self, warmup_steps: int, total_steps: int) -> tuple[bool, bool]:
         hybrid = total_steps > warmup_steps
