@@ -10,8 +10,9 @@ from .base import Signals, StepPlan
 
 @dataclass(frozen=True)
 class Hpt:
-    """Per question L = L_SFT if at most `hpt_gate` of its rollouts are correct, else L_GRPO; the step is the mean over
-    questions. A failed question without demonstration stays with GRPO.
+    """Per question SFT if at most `hpt_gate` of its rollouts are correct, else GRPO. SFT counts by its share of the
+    questions, GRPO by its share of the tokens, where the paper has the mean of one loss per question. A failed question
+    without demonstration stays with GRPO.
 
     Args:
         hpt_gate (`int`): Correct rollouts up to which a question is studied, 0 or 2 of 8 in the paper.
