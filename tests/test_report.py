@@ -122,6 +122,7 @@ def test_few_exams_keep_the_first_and_the_last():
         (completion("#### 7", True), "right", "right"),
         (completion("#### 7", True, steps_valid=False), "reason", "right answer, but a step does not hold"),
         (completion("1 = 1 . #### 8"), "wrong", "wrong answer: got 8, expected 7"),
+        (completion("#### 8\nThe answer is 7"), "wrong", "wrong answer: got 8, expected 7"),
         (completion("what", well_formed=False), "format", "bad format"),
         (completion("1", truncated=True, well_formed=False), "cut", "cut at the limit of 12 tokens"),
         (completion("1", failure="time-out"), "failed", "verifier failed: time-out"),

@@ -91,6 +91,20 @@ def test_well_formed():
         assert not MathTask().well_formed(text)
 
 
+@pytest.mark.parametrize(
+    ("completion", "good"),
+    [
+        (r"<think>\boxed{4} \boxed{5}</think> \boxed{5}", True),
+        (r"hmm \boxed{4}</think> \boxed{5}", True),
+        (r"<think>\boxed{5}", False),
+        (r"<think>\boxed{5}</think>", False),
+    ],
+)
+def test_thoughts_state_no_answer(task, completion, good):
+    verdict = task.check(completion, {"answer": "5"})
+    assert verdict.correct == verdict.well_formed == good
+
+
 def test_batch_asks_each_pair_once(task, monkeypatch):
     asked = []
     verify = task.verifier.verify

@@ -80,7 +80,11 @@ def _got(completion: Mapping[str, Any], task: str) -> str:
         return ""
     from sasr.tasks.jsonl import final_answer
 
-    return f"got {cut(final_answer(str(completion.get('text'))[-4 * TEXT :]), _SHORT)}, "
+    text = str(completion.get("text"))[-4 * TEXT :]
+    _, mark, marked = text.rpartition("####")
+    # To these two a mark is one way of several to state an answer.
+    got = marked.strip("* \n").partition("\n")[0] if mark and task not in ("jsonl", "math") else final_answer(text)
+    return f"got {cut(got, _SHORT)}, "
 
 
 def question(row: int, record: Mapping[str, Any], note: str = "") -> dict[str, Any]:

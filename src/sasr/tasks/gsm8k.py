@@ -11,7 +11,16 @@ from sasr.errors import InputError
 from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.equations import Equation, all_hold, find_equations, path_of
 from sasr.tasks.perturb import wording
-from sasr.tasks.text import leading_number, normalise_number, one_line, parse_number, required_text
+from sasr.tasks.text import (
+    after_thinking,
+    leading_number,
+    normalise_number,
+    one_line,
+    parse_number,
+    required_text,
+    unwrapped,
+    without_currency,
+)
 
 MARK = "####"
 INSTRUCTION = f"Reason step by step, and end with a line of the form `{MARK} <number>`."
@@ -22,7 +31,8 @@ class GSM8KTask(Task):
     """GSM8K in its published schema (`question`, `answer`).
 
     The demonstration is the worked solution without its `<<...>>` calculator annotations. The answer check compares
-    the number after the last `####` exactly, as decimals. `difficulty` is the number of lines of the solution.
+    the number after the last `####` exactly, as decimals; Markdown, LaTeX and currency signs around it are tolerated,
+    but are not the format. `difficulty` is the number of lines of the solution.
     """
 
     name: ClassVar[str] = "gsm8k"
@@ -58,6 +68,7 @@ class GSM8KTask(Task):
         return (f"{MARK} {answer}",)
 
     def well_formed(self, completion: str) -> bool:
+        completion = after_thinking(completion)
         if completion.count(MARK) != 1:
             return False
         last = completion.rstrip().rpartition("\n")[2].strip()
@@ -78,6 +89,7 @@ def _equations(completion: str) -> list[Equation]:
 
 
 def final_number(completion: str) -> Decimal | None:
-    """The number that follows the last `####`, on the same line; `None` when there is none."""
-    _, mark, rest = completion.rpartition(MARK)
-    return leading_number(rest.partition("\n")[0]) if mark else None
+    """The number that follows the last `####` after all thinking, on the same line, whatever Markdown or LaTeX is put
+    around it; `None` when there is none."""
+    _, mark, rest = after_thinking(completion).rpartition(MARK)
+    return leading_number(without_currency(unwrapped(rest.partition("\n")[0]))) if mark else None

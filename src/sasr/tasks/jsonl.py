@@ -8,21 +8,74 @@ from typing import Any, ClassVar
 
 from sasr.errors import InputError
 from sasr.tasks.base import Row, Task, Verdict
-from sasr.tasks.text import last_boxed, one_line, parse_number, squeeze
+from sasr.tasks.text import (
+    after_thinking,
+    currency_of,
+    last_boxed,
+    one_line,
+    parse_number,
+    squeeze,
+    whole_box,
+    without_currency,
+)
 
 _ANSWER = re.compile(r"\banswer(?: is|\**:)(?:\s*:)?", re.IGNORECASE)
-_MATH = re.compile(r"\$([^$]+)\$|\\\((.+)\\\)", re.DOTALL)
+_MARK = re.compile(r"####(?!#)")
+# Headings in Markdown, with text below: of what is no answer; of the answer, which is then below it.
+_OTHER_HEADING = re.compile(
+    r"[ \t*]*(?:step[ \t]*[0-9][^\n]{0,200}|(?:explanation|verification|check|notes?|reasoning|justification|proof"
+    r"|solution|calculations?)[ \t*:]*)\n\s*\S",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(r"[ \t*]*(?:the )?(?:final )?answer[ \t*]*\n", re.IGNORECASE)
+# "So the answer is right", of an answer that was a number or an option; else it may be one.
+_NO_ANSWER = re.compile(
+    r"[ \t]*(?:indeed |also |therefore |thus )?(?:(?:right|correct|confirmed|verified|consistent|reasonable|valid"
+    r")(?=[\s.,;:!*]|$)|(?:obtained|found|calculated|computed|given|derived)\b)",
+    re.IGNORECASE,
+)
+_DEFINITE = re.compile(r"[0-9]|^[*`(]*[^\W\d_](?:[*`).:,]|$)")
+_DISPLAY = re.compile(r"\\\[.*?\\\]|\$\$.*?\$\$", re.DOTALL)
 # What ends a sentence or wraps an answer in Markdown or quotes, and is no part of it. Not `!`: 5! is not 5.
 _ENDING = " \t\r\n.,;:?*`\"'"
+# Not the sign of a currency, as in `$42`; not brackets that belong to an answer, as in (1, 2).
+_WRAPPERS = [
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"\$\$([^$]+)\$\$",
+        r"\$([^$]+)\$",
+        r"\\\((.+)\\\)",
+        r"\\\[(.+)\\\]",
+        r"\(([^(),;]+)\)",
+        r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]+)\}",
+        r"(?i:(?:the )?(?:final )?answer(?: is|\**:)(?:\s*:)?)(.+)",
+    )
+]
+_MOST_WRAPPERS = 5  # one in another
+_MOST_AROUND = 20  # letters that they come to
+_SENTENCE_END = re.compile(r"[.!?][*`\"')]*\s+(?=\S)")
+_OPTION = re.compile(r"[*`(\s]*([^\W\d_])[*`]*[).:][*`).:]*\s+(?P<rest>\S.*)", re.DOTALL)
+_OTHER_OPTION = re.compile(
+    r"(?<![\w'])(?:[B-HJ-Z](?![\w'])|[AI](?=\s*(?:[.,;:)/]|$|and\b|or\b)))|\([A-Za-z]\)|(?<!\S)[a-z]\)"
+)
+_DIGITS = re.compile(r"[0-9](?:[0-9,.]*[0-9])?")
+_SECOND_THOUGHTS = re.compile(
+    r"(?:^|[.,;:!?])\W{0,5}(?:or|no|but|and|nor|versus|vs)\b"
+    r"|\b(?:not|wait|actually|however|alternatively|maybe|perhaps|possibly|instead|otherwise|rather|sorry|correction"
+    r"|could|might|wrong|incorrect|mistake|hmm+)\b|n['’]t\b",
+    re.IGNORECASE,
+)
 
 
 class JsonlTask(Task):
     """Rows with `prompt` (text or a list of messages) and, optionally, `completion` and `answer`; other columns are
     kept.
 
-    The final answer of a completion is what follows its last `####`; failing that its last `\\boxed{}`; failing that
-    what follows its last `Answer:` or `answer is`; failing that its last line. It is compared with `answer` as an exact
-    number where both are numbers, else as text without regard to case, spacing and final punctuation.
+    The final answer of a completion is what follows its last `####`, if no `\\boxed{}`, `Answer:` or `answer is` comes
+    later; failing that its last `\\boxed{}`; failing that what follows its last `Answer:` or `answer is`; failing that
+    its last line. It is compared with `answer` as an exact number where both are numbers, else as text without regard
+    to case, spacing, final punctuation and what Markdown or LaTeX puts around it. After `answer is` another sentence,
+    or the text of an option, may follow, unless it names another answer.
     """
 
     name: ClassVar[str] = "jsonl"
@@ -52,54 +105,130 @@ class JsonlTask(Task):
 
     def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         expected = row.get("answer")
-        correct = expected is not None and same_answer(final_answer(completion), expected)
+        written, found_by = _statement(completion)
+        correct = expected is not None and (
+            same_answer(written, expected) or (found_by == "sentence" and _begins_with(written, expected))
+        )
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
 
     def stated(self, answer: str) -> tuple[str, ...]:
         return f"#### {answer}", rf"\boxed{{{answer}}}", answer
 
     def well_formed(self, completion: str) -> bool:
-        text = completion.strip()
+        text = after_thinking(completion).strip()
         if not text:
             return False
-        marked = "####" in text or last_boxed(text) is not None or _ANSWER.search(text) is not None
-        return marked or len(text.splitlines()) == 1
+        return _statement(text)[1] != "line" or len(text.splitlines()) == 1
 
 
 def final_answer(completion: str) -> str:
     """The part of a completion that states its answer; empty when there is no text at all. What a model only thinks,
     up to `</think>`, states none."""
-    completion = completion.rpartition("</think>")[2]
-    _, mark, rest = completion.rpartition("####")
-    if mark:
-        return _first_line(rest)
-    boxed = last_boxed(completion)
-    if boxed is not None:
-        return boxed
-    parts = _ANSWER.split(completion)
-    if len(parts) > 1:
-        return _first_line(parts[-1])
-    return completion.strip().rpartition("\n")[2].strip()
+    return _statement(completion)[0]
 
 
 def same_answer(written: str, expected: str) -> bool:
     """Whether two final answers agree: as exact numbers where both are, else as text."""
     written, expected = _bare(written), _bare(expected)
-    left, right = parse_number(written), parse_number(expected)
-    if left is not None and right is not None:
+    left, right = (parse_number(without_currency(text)) for text in (written, expected))
+    other_currency = {currency_of(written), currency_of(expected)} - {None}
+    if left is not None and right is not None and len(other_currency) < 2:
         return left == right
     return bool(written) and squeeze(written).casefold() == squeeze(expected).casefold()
 
 
+def _statement(completion: str) -> tuple[str, str]:
+    """The statement that decides, and what marks it: `mark`, `box`, `sentence`, or `line` where nothing does. It is
+    found without a look at the expected answer, so that two guesses are never both tried."""
+    text = after_thinking(completion)
+    rest, marked = text, False
+    for mark in reversed(list(_MARK.finditer(text))):
+        if not _OTHER_HEADING.match(text, mark.end()):
+            rest, marked = text[mark.end() :], True
+            break
+    boxed = last_boxed(rest)
+    if boxed is not None:
+        return boxed, "box"
+    marks = list(_ANSWER.finditer(rest))
+    told = len(marks)  # the last of them that says what the answer is
+    while told and _NO_ANSWER.match(rest, marks[told - 1].end()):
+        told -= 1
+    heading = _HEADING.match(rest) if marked else None
+    under = _first_line(rest[heading.end() :] if heading else rest) if marked else ""
+    before = _first_line(rest[marks[told - 1].end() :]) if told else under
+    if told < len(marks) and not _DEFINITE.search(before):
+        told = len(marks)  # "right" and the like are an answer where none was given before
+    if not told:
+        return (under, "mark") if marked else (_last_line(text), "line")
+    sentence = _first_line(rest[marks[told - 1].end() :])
+    return (under, "mark") if marked and _repeats(sentence, under) else (sentence, "sentence")
+
+
+def _repeats(sentence: str, answer: str) -> bool:
+    """Whether a sentence says a marked answer again, in more words: `18 dollars` after `#### 18`."""
+    answer = _bare(answer)
+    sentence = sentence.lstrip("*`")
+    rest = sentence[len(answer) :]
+    begins = bool(answer) and sentence[: len(answer)].casefold() == answer.casefold()
+    return begins and not re.match(r"[^\W_]|[.,/][0-9]", rest) and _adds_no_answer(rest, answer)
+
+
+def _begins_with(sentence: str, expected: str) -> bool:
+    """Whether what follows "answer is" is the expected answer with another sentence, or with the text of an option,
+    behind it: `18. I hope this helps`, `B. Paris`."""
+    expected = _bare(expected)
+    if len(expected) == 1 and expected.isalpha():
+        option = _OPTION.match(sentence)
+        return option is not None and same_answer(option[1], expected) and _adds_no_answer(option["rest"], expected)
+    for end in _SENTENCE_END.finditer(sentence[: len(expected) + _MOST_AROUND]):
+        rest = sentence[end.end() :]
+        if same_answer(sentence[: end.end()], expected):
+            return len(re.split("[.!?]", rest)[0].split()) > 2 and _adds_no_answer(rest, expected)
+    return False
+
+
+def _adds_no_answer(rest: str, answer: str) -> bool:
+    """Whether what follows an answer leaves it the only one: no second thoughts, no other option, no other number."""
+    if _SECOND_THOUGHTS.search(rest):
+        return False
+    if len(answer) == 1 and answer.isalpha():
+        return all(letter.strip("()").casefold() == answer.casefold() for letter in _OTHER_OPTION.findall(rest))
+    value, numbers = parse_number(without_currency(answer)), _DIGITS.findall(rest)
+    return value is None or not numbers or parse_number(numbers[-1]) == value
+
+
 def _bare(text: str) -> str:
-    text = text.rstrip(_ENDING).lstrip(" \t\r\n*`\"'")
-    in_math = _MATH.fullmatch(text)  # `$42$`, but not the sign of a currency, as in `$42`
-    return (in_math[1] or in_math[2]).strip() if in_math else text
+    """An answer without what Markdown, LaTeX, quotes, brackets and the end of a sentence put around it."""
+    for _ in range(_MOST_WRAPPERS):
+        before = text
+        text = text.rstrip(_ENDING).lstrip(" \t\r\n*`\"'")
+        exclaimed = text.rstrip("!" + _ENDING)
+        if exclaimed[-2:].isalpha() and len(exclaimed) > 1:  # a word: `Yes!` is yes, and 5! is not 5
+            text = exclaimed
+        found = next(filter(None, (wrapper.fullmatch(text) for wrapper in _WRAPPERS)), None)
+        inside = found[1] if found else whole_box(text)
+        if inside is not None and inside.strip("!" + _ENDING):
+            text = inside.strip()
+        if text == before:
+            break
+    return text
 
 
 def _first_line(text: str) -> str:
     # Markdown may close a bold marker right after the mark ("**Answer:** 5").
-    return text.strip().lstrip("* \n").partition("\n")[0].strip()
+    text = text.strip().lstrip("* \n")
+    display = _DISPLAY.match(text)  # a formula on lines of its own
+    end = text.find("\n", display.end() if display else 0)
+    return (text if end < 0 else text[:end]).strip()
+
+
+def _last_line(text: str) -> str:
+    text = text.strip()
+    for opening, closing in ((r"\[", r"\]"), ("$$", "$$")):
+        if text.rpartition("\n")[2].strip() == closing:
+            begins = text.rfind(opening, 0, -len(closing))
+            return text[begins:] if begins >= 0 else closing
+    return text.rpartition("\n")[2].strip()
 
 
 def _require_text(field: str, value: Any) -> None:

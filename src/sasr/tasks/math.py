@@ -12,7 +12,15 @@ from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.equations import all_hold, find_latex_equations, path_of
 from sasr.tasks.math_worker import MathVerifier
 from sasr.tasks.perturb import wording
-from sasr.tasks.text import count_boxed, keep_last_boxed, last_boxed, one_line, required_text, squeeze
+from sasr.tasks.text import (
+    after_thinking,
+    count_boxed,
+    keep_last_boxed,
+    last_boxed,
+    one_line,
+    required_text,
+    squeeze,
+)
 
 INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."
 # No answer of the dataset comes near; a longer expression is wrong, and is not worth a worker's time.
@@ -27,9 +35,10 @@ _LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[bB]igg?[lr]?(?!
 class MathTask(Task):
     r"""MATH in its published schema (`problem`, `level`, `type`, `solution`).
 
-    The answer is what the last `\boxed{}` holds. Answers that are not written alike are compared by math-verify in a
-    separate process that is killed when it takes too long; such a completion has a `failure`, and is not counted as
-    wrong. The demonstration keeps only the last `\boxed{}` of a solution that has several. `difficulty` is the level.
+    The answer is what the last `\boxed{}` after all thinking holds. Answers that are not written alike are compared by
+    math-verify in a separate process that is killed when it takes too long; such a completion has a `failure`, and is
+    not counted as wrong. The demonstration keeps only the last `\boxed{}` of a solution that has several. `difficulty`
+    is the level.
 
     Args:
         timeout (`float`, *optional*, defaults to 5.0): Seconds that the comparison of one answer may take.
@@ -69,7 +78,7 @@ class MathTask(Task):
         pairs: list[tuple[str, str]] = []
         decided: list[bool | None] = []
         for completion, row in zip(completions, rows, strict=True):
-            pair = _spelled(row.get("answer") or ""), _spelled(last_boxed(completion) or "")
+            pair = _spelled(row.get("answer") or ""), _spelled(last_boxed(after_thinking(completion)) or "")
             pairs.append(pair)
             decided.append(_decide(*pair))
         undecided = [pair for pair, known in zip(pairs, decided, strict=True) if known is None]
@@ -86,6 +95,7 @@ class MathTask(Task):
         return (rf"\boxed{{{answer}}}",)
 
     def well_formed(self, completion: str) -> bool:
+        completion = after_thinking(completion)
         return count_boxed(completion) == 1 and bool(last_boxed(completion))
 
     def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:

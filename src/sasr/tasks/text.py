@@ -22,6 +22,15 @@ _GOES_ON = re.compile(
     r"[^\W_]|[/^*×÷±=+-]|[ ]*(?:[-+×÷±=]|(?:hundred|thousand|million|billion|dozen|squared|cubed|times|plus|minus)\b)",
     re.IGNORECASE,
 )
+# What Markdown, LaTeX or a prompt's `<number>` puts around a number.
+_WRAPPERS = (
+    *((mark, mark) for mark in ("***", "**", "*", "`", "$$", "$")),
+    ("<", ">"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+)
+_MOST_WRAPPERS = 4  # one in another; a bound, because each is looked for in all of the text
+_CURRENCY = re.compile(r"(?P<minus>[-+\u2212]?) ?\\?(?P<sign>[$€£¥₹₩]) ?")
 # A space between two letters or digits separates ("1 2", "new york"); any other space is layout.
 _LAYOUT_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
 
@@ -53,6 +62,54 @@ def leading_number(text: str) -> Decimal | None:
     if _GOES_ON.match(rest) or re.search(r"[0-9]", rest):
         return None
     return _to_decimal(match)
+
+
+def unwrapped(text: str) -> str:
+    r"""A text that begins with a number without what is put around the number: `**18** apples`, `<18>`, `\(18\)` and
+    `\boxed{18}` begin with 18. What goes on after that, as `**2**3` does, is left as it is."""
+    text = text.strip()
+    for _ in range(_MOST_WRAPPERS):
+        if not text.startswith(("*", "`")):
+            text = text.rstrip("*`. ")  # of a line that is bold as a whole, `**#### 18**`
+        inner, rest = _inside(text)
+        if not inner.strip() or _GOES_ON.match(rest):
+            break
+        text = f"{inner.strip()} {rest}".strip()
+    return text
+
+
+def _inside(text: str) -> tuple[str, str]:
+    """What the wrapper that a text begins with has in it, and what follows it; nothing without one."""
+    boxed = _BOXED.match(text)
+    span = _boxed_span(text, boxed.end()) if boxed else None
+    if span is not None:
+        return text[span[0] : span[1]], text[span[2] :]
+    for opening, closing in _WRAPPERS:
+        if text.startswith(opening):
+            inner, closed, rest = text[len(opening) :].partition(closing)
+            if closed:
+                return inner, rest
+    return "", ""
+
+
+def currency_of(text: str) -> str | None:
+    """The currency sign that an amount begins with."""
+    match = _CURRENCY.match(text)
+    return match["sign"] if match else None
+
+
+def without_currency(text: str) -> str:
+    """`-€5` as `-5`."""
+    match = _CURRENCY.match(text)
+    return match["minus"] + text[match.end() :] if match else text
+
+
+def after_thinking(completion: str) -> str:
+    """What a completion says after its last thought. A thought ends with `</think>`, also where the chat template has
+    opened it in the prompt; one that the completion opens and does not close, as when it is cut at the limit, says
+    nothing."""
+    said = completion.rpartition("</think>")[2]
+    return "" if "<think>" in said else said
 
 
 def normalise_number(text: str) -> str | None:
@@ -95,6 +152,13 @@ def last_boxed(text: str) -> str | None:
     ends = [command.end() for command in _BOXED.finditer(text)]
     span = _boxed_span(text, ends[-1]) if ends else None
     return text[span[0] : span[1]].strip() if span else None
+
+
+def whole_box(text: str) -> str | None:
+    r"""Content of the `\boxed{...}` that a text is; `None` if it has more, or is none."""
+    command = _BOXED.match(text)
+    span = _boxed_span(text, command.end()) if command else None
+    return text[span[0] : span[1]] if span and span[2] == len(text) else None
 
 
 def count_boxed(text: str) -> int:
