@@ -20,6 +20,7 @@ from sasr.exam import (
     mean_pass_at_k,
     merge_records,
     pass_at_k,
+    proportion_interval,
     summarise,
 )
 from sasr.tasks.base import Task, Verdict
@@ -115,6 +116,30 @@ def test_bootstrap_interval_is_seeded_and_has_the_width_of_the_normal_one():
     for bad in ([], np.zeros((2, 2))):
         with pytest.raises(InputError):
             bootstrap_interval(bad)
+
+
+@pytest.mark.parametrize("n", [1, 20, 128])
+def test_an_interval_of_equal_problems_has_a_width(n):
+    """Clopper and Pearson's: a rate of `high` would give none of n right with a chance of 2.5%."""
+    low, high = proportion_interval([0] * n)
+    assert low == 0 and (1 - high) ** n == pytest.approx(0.025)
+    low, high = proportion_interval(np.ones(n))
+    assert high == 1 and low**n == pytest.approx(0.025)
+    assert bootstrap_interval([0] * n) == (0, 0), "a paired difference of nothing is none"
+    # Elsewhere it is the bootstrap's.
+    for values in ([0.5] * n, [0, 1] * n, [0, 0.125] * n, [-1] * n):
+        assert proportion_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    with pytest.raises(InputError):
+        proportion_interval([])
+
+
+def test_the_exam_of_a_hopeless_model_has_intervals():
+    wrong = {"correct": False, "well_formed": True, "truncated": False, "failure": None, "tokens": 3, "path": None}
+    wrong = {**wrong, "steps_valid": None, "text": "no"}
+    record = {"prompt": "p", "answer": "a", "difficulty": None, "greedy": wrong, "samples": [wrong] * 2}
+    result = summarise([record] * 128, 2)
+    high = 1 - 0.025 ** (1 / 128)
+    assert result.greedy_interval == result.pass_at_intervals[1] == result.pass_at_intervals[2] == (0, high)
 
 
 def test_an_exam_leaves_the_world_as_it_was(model, tokenizer):

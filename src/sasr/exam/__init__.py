@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sasr.exam.diversity import distinct_n, self_bleu
     from sasr.exam.exam import ExamResult, examine, examine_rows, merge_records, summarise
-    from sasr.exam.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
+    from sasr.exam.passk import bootstrap_interval, mean_pass_at_k, pass_at_k, proportion_interval
 
 # Imported on first use: figures of exams are read without torch, which takes seconds to import.
 _WHERE = {
@@ -19,6 +19,7 @@ _WHERE = {
     "mean_pass_at_k": "passk",
     "merge_records": "exam",
     "pass_at_k": "passk",
+    "proportion_interval": "passk",
     "self_bleu": "diversity",
     "summarise": "exam",
 }
@@ -32,6 +33,7 @@ __all__ = [
     "mean_pass_at_k",
     "merge_records",
     "pass_at_k",
+    "proportion_interval",
     "self_bleu",
     "summarise",
 ]

@@ -24,7 +24,7 @@ from sasr.errors import InputError
 from sasr.exam.engines import Engine, Progress, Sampling, TransformersEngine
 from sasr.exam.generation import eos_ids_of, untouched
 from sasr.exam.measures import by_difficulty, path_diversity, wrong_reason
-from sasr.exam.passk import bootstrap_interval, pass_at_k
+from sasr.exam.passk import pass_at_k, proportion_interval
 from sasr.tasks.base import Row, Task, Verdict
 from sasr.tasks.judging import judge_all
 from sasr.tasks.text import one_line
@@ -34,7 +34,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class ExamResult:
-    """What an exam measured. Rates are in [0, 1]; intervals are 95% bootstrap intervals over rows.
+    """What an exam measured. Rates are in [0, 1]; intervals are 95% bootstrap intervals over rows
+    (see [`proportion_interval`]).
 
     A completion that the verifier could not judge counts as not correct in the accuracies, and is counted in
     `verifier_failures`: accuracy is a lower bound, off by at most failures per completion. The same holds for
@@ -254,9 +255,9 @@ def summarise(
         rows=len(records),
         samples=samples,
         greedy_accuracy=float(np.mean(greedy)),
-        greedy_interval=bootstrap_interval(greedy, seed=seed),
+        greedy_interval=proportion_interval(greedy, seed=seed),
         pass_at={k: float(values.mean()) for k, values in passes.items()},
-        pass_at_intervals={k: bootstrap_interval(values, seed=seed) for k, values in passes.items()},
+        pass_at_intervals={k: proportion_interval(values, seed=seed) for k, values in passes.items()},
         format_rate=float(np.mean([completion["well_formed"] for completion in every])),
         truncation_rate=float(np.mean([completion["truncated"] for completion in every])),
         verifier_failures=sum(completion["failure"] is not None for completion in every),

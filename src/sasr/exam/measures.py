@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sasr.exam.diversity import distinct_n, self_bleu
-from sasr.exam.passk import bootstrap_interval
+from sasr.exam.passk import bootstrap_interval, proportion_interval
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -105,7 +105,7 @@ def robustness(records: Records) -> dict[str, dict[str, Any]]:
         found[kind] = {
             "rows": len(changed),
             "pass_at_1": float(now.mean()),
-            "interval": list(bootstrap_interval(now)),
+            "interval": list(proportion_interval(now)),
             "original_pass_at_1": float(before.mean()),
             "difference": float((now - before).mean()),
             "difference_interval": list(bootstrap_interval(now - before)),

@@ -74,3 +74,18 @@ def bootstrap_interval(
     tail = (1.0 - level) / 2
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def proportion_interval(
+    values: Sequence[float] | np.ndarray, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of a mean of rates in [0, 1], one per problem: [`bootstrap_interval`], but where all are 0 or all are 1
+    that of Clopper and Pearson, because resampling equal values gives an interval of no width, whatever their number.
+    Not for differences: of those, all 0 is a result."""
+    values = np.asarray(values, dtype=np.float64)
+    bound = ((1.0 - level) / 2) ** (1 / values.size) if values.size else 0.0
+    if values.ndim == 1 and values.size and (values == 0).all():
+        return 0.0, 1.0 - bound
+    if values.ndim == 1 and values.size and (values == 1).all():
+        return bound, 1.0
+    return bootstrap_interval(values, level=level, seed=seed)
