@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from trl import GRPOConfig
@@ -13,6 +14,7 @@ from trl import GRPOConfig
 from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_checks, spread, warmup
 from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
+from .redaction import redacted_parts
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh, check_study
 from .signals import SignalTracker
@@ -327,6 +329,11 @@ class SASRConfig(GRPOConfig):
         known = self.max_steps > 0
         sft, grpo = schedule.uses(self.sft_warmup_steps, self.max_steps if known else self.sft_warmup_steps + 1)
         return sft or self.sft_norm_every > 0 or self.on_collapse == "sft", grpo
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers has it for trackers and checkpoints, without tokens; here also without those inside of
+        settings, such as the `token` of `model_init_kwargs`."""
+        return redacted_parts(super().to_dict())
 
     def build_warmup(self) -> warmup.Warmup:
         """The rule of the warm-up's length, at its beginning."""

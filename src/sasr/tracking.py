@@ -9,6 +9,8 @@ import yaml
 from transformers import TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback, TrackioCallback, WandbCallback
 
+from .redaction import is_secret, redacted
+
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
 
@@ -18,13 +20,13 @@ class Trackers:
 
     Args:
         trainer ([`SASRTrainer`]): The trainer.
-        settings (`Mapping`): What `config.yaml` holds, the task and the model included.
+        settings (`Mapping`): What `config.yaml` holds, the task and the model included. Secrets are kept from them.
     """
 
     def __init__(self, trainer: SASRTrainer, settings: Mapping[str, Any]):
         kinds = tuple(INTEGRATION_TO_CALLBACK.values())
         self.trainer = trainer
-        self.settings = {k: v for k, v in settings.items() if not k.endswith(("token", "key"))}
+        self.settings = {k: redacted(v) for k, v in settings.items() if not is_secret(k)}
         self.callbacks = [c for c in trainer.callback_handler.callbacks if isinstance(c, kinds)]
         self._waiting: list[tuple[str, int, dict[str, float]]] = []
         self._ready = False

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sasr.redaction import HIDDEN, is_secret, redacted
 from sasr.report.series import smooth, thin
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def settings_table(caption: str, values: Mapping[str, Any]) -> Figure | None:
     """Names and values, folded away. Secrets stay out of it: a report is made to be passed on."""
     rows = []
     for name, value in values.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        rows.append([name, "(hidden)" if name.endswith(("token", "key")) else shown])
+        value = HIDDEN if is_secret(name) else redacted(value)
+        rows.append([name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return table("Settings", caption, ["setting", "value"], rows, folded=True, texts=True, wide=True)
 
 
