@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import recorded_steps
+import sasr.callbacks
 import toy
 from test_resume import assert_same, outcome
 from test_trainer_equality import first_sft_gradient
@@ -257,6 +260,62 @@ def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
     checkpoint = tmp_path / "run" / f"checkpoint-{step}"
     assert {f"sasr_tensors_{rank}.pt" for rank in (0, 1)} <= {p.name for p in checkpoint.iterdir()}
     assert json.loads((checkpoint / "sasr_state.json").read_text())["fingerprint"]["world_size"] == 2
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_of_an_exam(tmp_path, monkeypatch, sharded, count):
+    """Each of three processes examines its share, which may be empty; of a sharded model all generate equally often."""
+    rows = [{"prompt": str(i), "answer": "a"} for i in range(count)]
+    asked: list[list[dict]] = []
+    parts: list[list[dict]] = []
+
+    def examine_rows(model, tokenizer, task, rows, *, samples, **options):
+        assert rows, "the exam has no rows"
+        asked.append(rows)
+        told = {"correct": True, "well_formed": True, "truncated": False, "failure": None, "tokens": 1, "path": None}
+        told |= {"steps_valid": None, "text": ""}
+        return [{**row, "difficulty": None, "greedy": told, "samples": [told] * samples} for row in rows]
+
+    def gather_object(own):
+        parts.extend(own)
+        return parts + [parts[0][:1] * len(rows[rank::3]) for rank in range(len(parts), 3)]
+
+    monkeypatch.setattr(sasr.callbacks, "examine_rows", examine_rows)
+    monkeypatch.setattr(sasr.callbacks, "gather_object", gather_object)
+    monkeypatch.setattr(sasr.callbacks, "unwrap_model_for_generation", lambda model, accelerator: nullcontext())
+    for rank in range(3):
+        args = SimpleNamespace(process_index=rank, world_size=3, max_completion_length=4, temperature=1.0, seed=0)
+        args.per_device_eval_batch_size = 2
+        trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=0), is_deepspeed_enabled=False)
+        trainer.is_fsdp_enabled, trainer.model_wrapped, trainer._tokenizer = sharded, None, None
+        trainer.eos_token_ids, trainer.chat_template_kwargs = [1], {}
+        trainer.accelerator = SimpleNamespace(autocast=nullcontext)
+        stop, settings = SimpleNamespace(signal=None), sasr.TaskConfig(exam_samples=2)
+        exams = sasr.callbacks.Exams(None, rows, settings, tmp_path / str(rank), None, stop, None)
+        (tmp_path / str(rank)).mkdir()
+        exams.trackers = SimpleNamespace(exam=lambda *told: None)
+        exams.take("initial", trainer)
+    assert parts[0][0]["prompt"] == "0" and [len(part) for part in parts] == [len(rows[rank::3]) for rank in range(3)]
+    assert exams.results["initial"]["rows"] == count
+    if sharded:
+        assert len({len(share) for share in asked}) == 1 and len(asked) == 3
+    else:
+        assert len(asked) == min(count, 3)
+
+
+def test_fewer_rows_of_an_exam_than_processes(tmp_path):
+    flags = {
+        "output_dir": "run", "train_rows": 100, "exam_rows": 1, "exam_samples": 2, "max_steps": 2,
+        "sft_warmup_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4, "per_device_sft_batch_size": 4,
+        "max_completion_length": 16, "use_cpu": "true",
+    }  # fmt: skip
+    argv = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    torchrun(["-m", "sasr", "train", *argv], tmp_path)
+    exams = json.loads((tmp_path / "run" / "exam.json").read_text())
+    assert {label: exam["rows"] for label, exam in exams.items()} == dict.fromkeys(("initial", "warmup", "final"), 1)
+    for label in exams:
+        assert len((tmp_path / "run" / "exams" / f"{label}.jsonl").read_text().splitlines()) == 1
 
 
 def test_command_line_under_torchrun(tmp_path):

@@ -124,13 +124,18 @@ class Exams:
             if self.view is not None:
                 self.view.exam(label, done, total)
 
-        rows = self.rows[args.process_index :: args.world_size]
-        progress(0, len(rows) * (1 + self.samples))
         # A sharded model has its weights whole for one layer at a time; there is nothing to be cast once.
         sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
         around = nullcontext if sharded else trainer.accelerator.autocast
+        rows = self.rows[args.process_index :: args.world_size]
+        share = len(rows)
+        if sharded:
+            # Generation is collective there, so each process needs as many batches: with a row whose result is dropped.
+            rows = rows + self.rows[:1] * (-(-len(self.rows) // args.world_size) - share)
+        progress(0, len(rows) * (1 + self.samples))
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            own = examine_rows(
+            # With fewer rows than processes some have none.
+            own = rows and examine_rows(
                 model,
                 trainer._tokenizer,
                 self.task,
@@ -145,7 +150,7 @@ class Exams:
                 progress=progress,
                 engine=TransformersEngine(model, around),
             )
-        parts = gather_object([own]) if args.world_size > 1 else [own]
+        parts = gather_object([own[:share]]) if args.world_size > 1 else [own]
         result = summarise(merge_records(parts), self.samples, seconds=time.monotonic() - started)
         self.results[label] = {"step": step, "split": self.split, **result.to_dict()}
         if args.process_index:
