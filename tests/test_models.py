@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import toy
 from sasr import fetch, model_files, models
 from sasr.errors import InputError
 from sasr.models import TINY_MODELS, check_model, load_model, load_tokenizer
+from sasr.parsing import parse
 
 TEXTS = [
     "Question: Tom has 12 apples and buys 7 more. How many apples does Tom have?\nAnswer:",
@@ -385,3 +389,25 @@ def test_command_line_usage(capsys):
 def test_checking_a_name_imports_nothing_heavy():
     code = "import sys, sasr.models as m; m.check_model('tiny-llama'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(["--beta", "0.1"], {"revision": "v2"}), ([], None), (["--beta", "0.1", "--use_peft"], None)],
+    ids=["reference", "none", "adapter"],
+)
+def test_the_reference_model_is_of_the_same_revision(tmp_path, monkeypatch, flags, expected):
+    """TRL loads it by name, and would take the newest."""
+    import sasr.trainer
+
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(sasr.trainer, "SASRTrainer", lambda **kwargs: made.update(kwargs) or SimpleNamespace())
+    monkeypatch.setattr(sasr.run, "progress_callbacks", lambda trainer: [])
+    names = ["--model_name_or_path", "owner/name", "--model_revision", "v2", "--use_cpu", "true"]
+    parsed = parse(["--output_dir", str(tmp_path / "run"), *names, *flags])
+    model = toy.model()
+    model.config._name_or_path = "owner/name"
+    task = SimpleNamespace(reward_funcs=lambda: [toy.reward])
+    sasr.run.build_trainer(parsed, model, toy.tokenizer(), task, [{"prompt": "1", "answer": "1"}], [], tmp_path)
+    assert made["args"].model_init_kwargs == expected
+    assert made["peft_config"] is None or made["peft_config"].revision == "v2"

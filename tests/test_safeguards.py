@@ -7,6 +7,7 @@ import logging
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from safetensors.torch import load_file
 
 import sasr.cli
 import toy
-from sasr import InputError, safeguards, watch
+from sasr import InputError, engine_checks, safeguards, watch
 from sasr.callbacks import StepCallback
 from sasr.errors import RunFailed
+from sasr.schedules import StepPlan
 from test_resume import assert_same, outcome
 
 
@@ -215,3 +217,54 @@ def test_step_callback_takes_the_warnings(tmp_path):
     callback = StepCallback(trainer, None)
     trainer.tell("step 3: something")
     assert callback._warnings == ["step 3: something"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "sft_loss", "skipped"), [(65536.0, None, 0), (65536.0, 2.0, 0), (65536.0, math.nan, 1), (0.5, None, 1)]
+)
+def test_what_the_loss_scaler_does_not_mend_is_a_skipped_step(tmp_path, scale, sft_loss, skipped):
+    """A forward pass that overflows in fp16 gives no finite gradient at any scale, and would teach nothing for ever."""
+    trained = toy.trainer(tmp_path)
+    trained.args.fp16, trained.accelerator.scaler = True, SimpleNamespace(get_scale=lambda: scale)
+    trained.plan = StepPlan(1.0, 0.0, 1.0)
+    safeguards.after_gradients(trained, math.inf, sft_loss)
+    assert trained.watch.skipped == skipped
+
+
+def test_what_a_growing_pull_and_harder_questions_do_is_no_news(tmp_path):
+    """p is near 1 and near 0 at the ends of every long run then, and the reward falls with each level."""
+    for changes, told in (({}, (0.995, 0.3)), ({"gamma_schedule": "cosine"}, (None, 0.3)),
+                          ({"curriculum": "easy_to_hard"}, (0.995, None))):  # fmt: skip
+        trained, seen = toy.trainer(tmp_path, **changes), []
+        trained.watch.observe = lambda measured, seen=seen: seen.append(measured) or []
+        trained.state.global_step, trained.plan = 5, StepPlan(0.0, 1.0, 0.995)
+        trained._metrics["train"]["reward"].append(0.3)
+        safeguards.after_gradients(trained, 1.0, None)
+        assert (seen[0].sft_probability, seen[0].reward) == told, changes
+
+
+def test_engines_that_would_lose_the_model_are_refused(tmp_path, monkeypatch):
+    trained = toy.trainer(tmp_path)
+    engine_checks.check(trained)
+    for kind, refused in (("SHARDED", True), ("FULL", False)):
+        plugin = SimpleNamespace(state_dict_type=f"StateDictType.{kind}_STATE_DICT")
+        fsdp = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+        with monkeypatch.context() as patch:
+            patch.setattr(trained, "is_fsdp_enabled", True)
+            patch.setattr(trained, "accelerator", fsdp)
+            if refused:
+                with pytest.raises(InputError, match="saves no model: set fsdp_state_dict_type to FULL_STATE_DICT"):
+                    engine_checks.check(trained)
+            else:
+                engine_checks.check(trained)
+    trained.args.use_transformers_continuous_batching = trained.args.bf16 = True
+    with pytest.raises(InputError, match="casts the weights to bf16 for good"):
+        engine_checks.check(trained)
+
+
+def test_generations_leave_no_hooks(tmp_path):
+    """transformers adds two for each where gradient checkpointing is on, and each is called for every token."""
+    trained = toy.trainer(tmp_path, schedule="grpo", sft_warmup_steps=0, max_steps=6, gradient_checkpointing=True)
+    trained.train()
+    assert len(trained.model.get_input_embeddings()._forward_hooks) == 1
+    assert max(norm for (norm,) in toy.history(trained, "grad_norm")) > 0

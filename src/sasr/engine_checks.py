@@ -24,5 +24,15 @@ def check(trainer: SASRTrainer) -> None:
         raise InputError("on_collapse rollback needs weights in one piece, not DeepSpeed or FSDP: use warn or sft")
     if sharded and getattr(trainer.model, "is_loaded_in_4bit", False):
         raise InputError("load_in_4bit needs weights in one piece, not DeepSpeed or FSDP: use DDP, or plain LoRA")
+    if trainer.is_fsdp_enabled and "FULL" not in str(trainer.accelerator.state.fsdp_plugin.state_dict_type):
+        # transformers then saves checkpoints, and no model at the end, without a word
+        raise InputError("FSDP with sharded state dicts saves no model: set fsdp_state_dict_type to FULL_STATE_DICT")
+    mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    if args.use_transformers_continuous_batching and mixed and trainer.model.dtype.itemsize > 2:
+        # TRL casts the trained weights themselves for a generation, and never back.
+        raise InputError(
+            f"use_transformers_continuous_batching casts the weights to {mixed} for good, and small updates vanish: "
+            f"leave it out, or set {mixed} to false"
+        )
     if args.flat_groups != "keep" and (trainer._is_vlm or trainer.aux_loss_enabled):
         raise InputError(f"flat_groups {args.flat_groups} is for dense text models: set it to keep")

@@ -10,6 +10,7 @@ from trl.data_utils import is_conversational
 from . import fused_head, prefill, spread
 from .ahead import Made, RolloutsAhead
 from .demonstrations import Ids, end_of_turn_id
+from .input_hooks import keep_one_hook
 from .resumable import ResumableGRPOTrainer
 from .reward_guard import RewardGuard
 
@@ -102,6 +103,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
+        keep_one_hook(self.model)
         self.unlogged_rollouts = True
         if self.model.training:
             if self.made_ahead is not None:

@@ -266,8 +266,15 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # An adapter names it as its base, and vLLM looks there.
         model.name_or_path = str(Path(path).resolve())
     peft_config = get_peft_config(settings.model)
-    if peft_config is not None and settings.model.model_revision not in (None, "main"):
-        peft_config.revision = settings.model.model_revision
+    revision = settings.model.model_revision
+    if revision not in (None, "main"):
+        if peft_config is not None:
+            peft_config.revision = revision
+        elif args.beta and not Path(path).is_dir():
+            # By these TRL loads the reference model, and a reward model that is given by its name.
+            if any(isinstance(function, str) for function in task.reward_funcs()):
+                raise InputError("model_revision with beta and a reward model by name: download the model first")
+            args.model_init_kwargs = {**(args.model_init_kwargs or {}), "revision": revision}
     try:
         trainer = SASRTrainer(
             model=model,

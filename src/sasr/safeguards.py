@@ -76,8 +76,8 @@ def after_gradients(trainer: SASRTrainer, norm: float | None, sft_loss: float | 
         norm (`float`, *optional*): Global gradient norm before clipping.
         sft_loss (`float`, *optional*): nats per token, of a step with demonstrations.
     """
-    if trainer.args.fp16 and norm is not None and not math.isfinite(norm):
-        return  # the loss scaler tries out how far it can go, and skips such steps itself
+    if _is_of_the_scaler(trainer, norm, sft_loss):
+        return
     metrics, plan, step = trainer._metrics["train"], trainer.plan, trainer.state.global_step
     of_rollouts = {
         name: _last(metrics, key) if plan.grpo_weight else None
@@ -86,7 +86,11 @@ def after_gradients(trainer: SASRTrainer, norm: float | None, sft_loss: float | 
             ("flat", "frac_reward_zero_std"), ("cut", "completions/clipped_ratio"),
         )
     }  # fmt: skip
-    adapts = trainer.args.schedule == "sasr" and step >= trainer.warmup.bound
+    # A pull that grows begins and ends with p near 1 and 0 by itself.
+    constant = trainer.args.schedule == "sasr" and trainer.args.gamma_schedule == "constant"
+    adapts = constant and step >= trainer.warmup.bound
+    if trainer.args.curriculum == "easy_to_hard":
+        of_rollouts["reward"] = None  # it falls with every level
     seen = Measured(
         step=step + 1,
         kind=plan.kind,
@@ -103,6 +107,14 @@ def after_gradients(trainer: SASRTrainer, norm: float | None, sft_loss: float | 
             parameter.grad = None
     if trainer.watch.skipped:
         metrics["sasr/skipped_steps"] = [float(trainer.watch.skipped)]
+
+
+def _is_of_the_scaler(trainer: SASRTrainer, norm: float | None, sft_loss: float | None) -> bool:
+    """Whether gradients are no finite numbers because fp16's loss scaler tries out how far it can go; it skips such
+    steps itself. A loss that is no number, or a scale that came to nothing, is not its doing."""
+    if not trainer.args.fp16 or norm is None or math.isfinite(norm):
+        return False
+    return trainer.accelerator.scaler.get_scale() >= 1 and (sft_loss is None or math.isfinite(sft_loss))
 
 
 def best_checkpoint(directory: Path, exams: dict, step: int) -> tuple[Path, float] | None:
@@ -145,7 +157,9 @@ def _diagnosis(trainer: SASRTrainer) -> str:
     args, row, step = trainer.args, trainer.watch.skipped_in_a_row, trainer.state.global_step
     model = trainer.accelerator.unwrap_model(trainer.model)
     bad = next((name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
-    largest = max(float(p.detach().abs().max()) for p in model.parameters())
+    # Not packed 4-bit weights, nor the empty shards of ZeRO-3.
+    weighed = [p.detach() for p in model.parameters() if p.is_floating_point() and p.numel()]
+    largest = max((float(p.abs().max()) for p in weighed), default=0.0)
     weights = f"and so are the weights ({bad})" if bad else f"the largest weight is {largest:.3g}"
     before = [c for c in all_checkpoints(args.output_dir) if step_of(c) <= step - row]
     start = f", from {before[0]} (--model_name_or_path)" if before else ""
