@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 import sasr.cli
 import toy
 from sasr import InputError, SASRConfig, checkpoints
-from sasr.callbacks import RunCallback
+from sasr.callbacks import RunCallback, StepCallback
+from sasr.live import LiveView
 from sasr.schedules import Cosine
 from test_distributed import run_script
 from test_resume import assert_same, outcome
@@ -84,6 +87,19 @@ def test_an_exam_costs_nothing(tmp_path, monkeypatch):
     named = [found for found in taken if found[0]]
     assert named == [("initial", 0), ("warmup", 4), ("final", 6)] and {step for _, step in taken} == set(range(7))
     assert run.state.global_step == 6 and run.budget.seconds == 6.0, "at the beginning and at the end of a step"
+
+
+@pytest.mark.parametrize(("budget", "limit"), [("max_seconds", 8), ("max_rollout_tokens", 100)])
+def test_the_view_follows_the_budget(tmp_path, monkeypatch, budget, limit):
+    """Its bar stood at 0% to the end, and days were left."""
+    run = timed(monkeypatch, toy.trainer(tmp_path, max_steps=10**6, **{budget: limit, "schedule": "grpo"}, **CONSTANT))
+    view, shares = LiveView(Console(file=io.StringIO(), force_terminal=False)), []
+    take_in = view.step
+    view.step = lambda line: (take_in(line), shares.append(view._share()))
+    run.add_callback(StepCallback(run, view))
+    run.train()
+    assert shares[-1] == 1 and shares == sorted(shares) and shares[5] > 0.1, "no SFT after step 4"
+    assert budget == "max_rollout_tokens" or shares == [step / 8 for step in range(1, 9)]
 
 
 def test_max_steps_is_the_upper_bound(tmp_path, monkeypatch):

@@ -133,6 +133,60 @@ def test_time_left_weighs_kinds_and_is_silent_about_the_unknown():
     assert view._left() == "8m10s left"  # 98 steps of (1 + 9) / 2 s
 
 
+def test_time_left_after_the_warm_up_does_not_average_its_p_sft_in():
+    """It said 10m50s in the first steps after a warm-up, in which every step is SFT with p_sft 1."""
+    view, _, _ = view_on(False)
+    view.start(500, 0, 100, "t")
+    for step in range(1, 101):
+        view.step(metrics(step, warmup=100, p_sft=1.0))
+        assert step == 100 or view._left().endswith("to hybrid"), "nothing is known of rollouts"
+    for step, kind, seconds in ((101, "sft", 1.0), (102, "grpo", 10.0)):
+        view.step(metrics(step, warmup=100, kind=kind, p_sft=0.3, step_seconds=seconds))
+    assert view._left() == "48m25s left"  # 398 steps of .3 * 1 + .7 * 10 s
+    resumed, _, _ = view_on(False)
+    resumed.start(500, 102, 100, "t")
+    for step, kind, seconds in ((103, "sft", 1.0), (104, "grpo", 10.0)):
+        resumed.step(metrics(step, warmup=100, kind=kind, p_sft=None, step_seconds=seconds))
+    assert resumed._left() == "36m18s left"  # 396 steps, as many of them SFT as GRPO: no p_sft has been told
+
+
+@pytest.mark.parametrize("done", [0, 200])
+def test_seconds_that_a_run_may_spend_are_a_bound_on_the_time_left(done):
+    """max_steps was the only one: a run that ended after an hour had 68 days left."""
+    view, _, _ = view_on(False)
+    view.budget({"max_seconds": (6.0 * done, 3600.0)})
+    view.start(1_000_000, done, 4, "t")
+    for step in range(done + 1, done + 301):
+        view.budget({"max_seconds": (6.0 * step, 3600.0)})
+        view.step(metrics(step, warmup=4, step_seconds=6.0, p_sft=0.5))
+    spent = 6 * (done + 300)
+    assert view._left() == f"{format_duration(3600 - spent)} left"
+    assert f"{spent / 3600:4.0%}  step {done + 300}/1000000" in screen(view, 80)[1]
+    view.budget({"max_seconds": (3600.0, 3600.0)})
+    assert view._left() == ""
+
+
+def test_rollout_tokens_that_a_run_may_spend_are_a_bound_on_the_time_left():
+    def left(kinds, p_sft, done=0, total=1_000_000):
+        view, asked = view_on(False)[0], done // 2
+        view.budget({"max_rollout_tokens": (100.0 * asked, 10_000.0)})
+        view.start(total, done, 4, "t")
+        for step, kind in enumerate(kinds, done + 1):
+            asked += kind != "sft"
+            view.budget({"max_rollout_tokens": (100.0 * asked, 10_000.0)})
+            seconds = 1.0 if kind == "sft" else 10.0
+            view.step(metrics(step, kind=kind, p_sft=p_sft, grpo_steps=float(asked), step_seconds=seconds))
+        return view._left()
+
+    warmup = ["sft"] * 4
+    assert left(warmup[:2], 1.0) == "2s to hybrid"
+    assert left([*warmup, "grpo", "grpo"], 0.75) == "21m14s left"  # 98 GRPO steps of 10 s, 3 SFT steps of 1 s each
+    assert left([*warmup, "both", "both"], 0.75) == "16m20s left", "each step of both has rollouts"
+    assert left([*warmup, "grpo", "grpo"], 0.0, total=26) == "3m20s left", "the steps end it first"
+    assert left(["sft", "grpo", "grpo"], 0.0, done=100) == "8m00s left"  # 50 GRPO steps before it was resumed
+    assert left([*warmup, "sft", "sft"], 1.0, total=26) == "20s left", "SFT spends none of them"
+
+
 def test_time_without_step_seconds_leaves_out_exams():
     view, clock, _ = view_on(False)
     view.start(10, 0, 0, "t")

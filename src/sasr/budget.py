@@ -104,6 +104,13 @@ class Budget(TrainerCallback):
             return 0.0
         return min((self.seconds - self.warmup_seconds) / (limit - self.warmup_seconds), 1.0)
 
+    @property
+    def spent(self) -> dict[str, tuple[float, float]]:
+        """What is spent of each budget that is set, and its limit."""
+        values = zip(SETTINGS, (self.seconds, float(self.trainer.counts["rollout_tokens"])), strict=True)
+        limits = ((name, value, getattr(self.trainer.args, name)) for name, value in values)
+        return {name: (value, float(limit)) for name, value, limit in limits if limit is not None}
+
     def _spent(self, seconds: float, rollout_tokens: int) -> str | None:
         for name, value in zip(SETTINGS, (seconds, rollout_tokens), strict=True):
             limit = getattr(self.trainer.args, name)

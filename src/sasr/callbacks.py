@@ -223,6 +223,7 @@ class StepCallback(TrainerCallback):
             size = sum(map(size_of, model.parameters()))
             on = f" on {self.task}" if self.task else ""
             title = f"{args.schedule}{on}, {size / 1e6:.3g}M parameters, seed {args.seed}"
+            self.view.budget(self.trainer.budget.spent)
             self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -250,6 +251,7 @@ class StepCallback(TrainerCallback):
             self.metrics.append(line)
             # transformers keeps all of them, in memory and in each checkpoint; the file has them.
             del state.log_history[:-_LOGS_KEPT]
+        self.view.budget(self.trainer.budget.spent)
         self.view.step(line)
 
     def _warn(self, text: str) -> None:

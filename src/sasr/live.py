@@ -114,6 +114,9 @@ class LiveView(TerminalView):
         self._rewards: list[float] = []
         self._pace, self._chance = _Mean(), _Mean()
         self._costs = {kind: _Mean() for kind in _LETTERS}
+        self._spent: dict[str, tuple[float, float]] = {}
+        self._tokens = _Mean()  # that a step with rollouts spends
+        self._told: tuple[float, float] | None = None  # such steps, and tokens spent, when last told
         self._exam: tuple[str, int, int] | None = None
         self._exam_began = 0.0
         self._started = self._mark = self._printed_at = self._exam_printed_at = clock()
@@ -123,11 +126,18 @@ class LiveView(TerminalView):
         """Begin; `done_steps` is more than 0 when a run resumes. All are optimizer steps."""
         self._total, self._done, self._warmup, self._title = total_steps, done_steps, warmup_steps, _one_line(title)
         self._started = self._mark = self._printed_at = self._exam_printed_at = self._clock()
+        self._told = None if done_steps else (0.0, 0.0)
         if not self._rich:
             resumed = f", resumed after step {done_steps}" if done_steps else ""
             self._print(f"{self._title}  {total_steps} steps, {warmup_steps} of them warm-up{resumed}")
             return
         self._redraw(4)
+
+    def budget(self, spent: Mapping[str, tuple[float, float]]) -> None:
+        """What is spent of each budget that ends the run, and what it may spend: `max_seconds`, `max_rollout_tokens`.
+        To be told before `start` and before each step."""
+        with self._lock:
+            self._spent = dict(spent)
 
     def warmup_ended(self, steps: int, reason: str) -> None:
         """A warm-up whose length was open has ended after so many steps."""
@@ -151,13 +161,23 @@ class LiveView(TerminalView):
                 self._costs[kind].add(seconds)
             if (reward := _number(metrics.get("reward"))) is not None:
                 self._rewards.append(reward)
-            if (p_sft := _number(metrics.get("p_sft"))) is not None:
+            # In the warm-up it is 1, which says nothing about the steps to come.
+            if metrics.get("phase") != "warm-up" and (p_sft := _number(metrics.get("p_sft"))) is not None:
                 self._chance.add(p_sft)
+            self._count_tokens(_number(metrics.get("grpo_steps")))
         if not self._rich:
             before, every = self._printed_step, self._total / _PLAIN_LINES
             due = before < 0 or self._done >= self._total or now - self._printed_at >= _PLAIN_SECONDS
             if due or self._done // every > before // every:
                 self._print_step()
+
+    def _count_tokens(self, steps: float | None) -> None:
+        if steps is None or "max_rollout_tokens" not in self._spent:
+            return
+        tokens = self._spent["max_rollout_tokens"][0]
+        if self._told is not None and steps > self._told[0]:
+            self._tokens.add((tokens - self._told[1]) / (steps - self._told[0]))
+        self._told = (steps, tokens)
 
     def _clean(self, text: str) -> str:
         return _clean(text)
@@ -198,20 +218,36 @@ class LiveView(TerminalView):
         return f"{norm} ({reference})" if norm and reference else norm or reference
 
     def _left(self) -> str:
-        """Time left, from the recent cost of each kind of step. Before the first GRPO step, which costs many times an
-        SFT step, only the time to the end of the warm-up is known."""
+        """Time left, from the recent cost of each kind of step, until the steps or a budget end the run. Before the
+        first GRPO step, which costs many times an SFT step, only the time to the end of the warm-up is known, and the
+        seconds that a budget leaves."""
+        if self._done >= self._total or self._share() >= 1:
+            return ""
         sft, grpo, both = (self._costs[kind].value for kind in ("sft", "grpo", "both"))
         warmup = max(0, self._warmup - self._done)
-        hybrid = max(0, self._total - self._done - warmup)
-        p_sft = self._chance.value or 0.0
+        p_sft = 0.5 if self._chance.value is None else self._chance.value
         per_step = sft if both is None and p_sft == 1 else both
         if both is None and grpo is not None:
             per_step = grpo if sft is None else p_sft * sft + (1 - p_sft) * grpo
-        if self._done >= self._total:
-            return ""
+        hybrid = min(max(0, self._total - self._done - warmup), self._affordable(p_sft if both is None else 0.0))
+        seconds, most = self._spent.get("max_seconds", (0.0, math.inf))
+        bound = most - seconds
         if (warmup and sft is None) or (hybrid and per_step is None):
+            if math.isfinite(bound):
+                return f"{format_duration(bound)} left"
             return f"{format_duration(warmup * sft)} to hybrid" if warmup and sft is not None else ""
-        return f"{format_duration(warmup * (sft or 0) + hybrid * (per_step or 0))} left"
+        return f"{format_duration(min(bound, warmup * (sft or 0) + hybrid * (per_step or 0)))} left"
+
+    def _affordable(self, p_sft: float) -> float:
+        """Steps after the warm-up that the budget of rollout tokens is enough for, if so many have none."""
+        spent, most = self._spent.get("max_rollout_tokens", (0.0, math.inf))
+        per_step = (1 - p_sft) * (self._tokens.value or 0.0)
+        return (most - spent) / per_step if per_step > 0 else math.inf
+
+    def _share(self) -> float:
+        """How far the run is, by its steps or by the budget of which most is spent."""
+        steps = self._done / self._total if self._total else 0.0
+        return min(1.0, max(steps, *(spent / most for spent, most in self._spent.values()), 0.0))
 
     def _render(self) -> RenderableType:
         with self._lock:
@@ -231,7 +267,7 @@ class LiveView(TerminalView):
         return _one(Text.assemble(title, (elapsed, "dim")), width)
 
     def _bar(self, width: int) -> Text:
-        share = min(1.0, self._done / self._total) if self._total else 0.0
+        share = self._share()
         tail = f" {share:4.0%}  step {self._done}/{self._total}"
         left = self._left()
         tail += f"  {left}" if left and width - len(tail) - len(left) >= 8 else ""
