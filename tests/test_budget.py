@@ -112,12 +112,30 @@ def test_a_resumed_run_goes_on_counting(tmp_path, monkeypatch):
     settings = {**CONSTANT, "save_steps": 3, "max_seconds": 7.0}
     whole = timed(monkeypatch, toy.trainer(tmp_path, **settings))
     whole.train()
-    assert state_of(tmp_path, 3)["budget"] == {"seconds": 3.0, "warmup_seconds": 3.0, "spent": False}
+    assert state_of(tmp_path, 3)["budget"] == {"seconds": 3.0, "warmup_seconds": 3.0, "unlogged": 0.0, "spent": False}
     expected = outcome(tmp_path, 7)
     resumed = timed(monkeypatch, toy.trainer(tmp_path, **settings))
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.state.global_step == 7
     assert_same(outcome(tmp_path, 7), expected)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, {s: 1.0 for s in range(1, 13)}), (5, {5: 5.0, 10: 5.0})])
+def test_lines_of_the_metrics_hold_all_seconds(tmp_path, monkeypatch, every, expected):
+    """Also those of steps without a line, and of steps before a checkpoint that fell between two lines."""
+
+    def train(directory, **more):
+        settings = {**CONSTANT, "save_steps": 7, "max_steps": 12, "logging_steps": every}
+        run = timed(monkeypatch, toy.trainer(tmp_path / directory, **settings))
+        view = LiveView(Console(file=io.StringIO(), force_terminal=False))
+        run.add_callback(StepCallback(run, view, directory=tmp_path / directory))
+        run.train(**more)
+        lines = metrics(tmp_path / directory)
+        assert all(line["step_seconds"] == 1 for line in lines)
+        return {line["step"]: line["seconds"] for line in lines}
+
+    assert train("whole") == expected
+    assert train("whole", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-7")) == expected
 
 
 @pytest.mark.parametrize("schedule", [{"schedule": "cosine"}, {"schedule": "sasr", "gamma_schedule": "cosine"}])

@@ -8,7 +8,7 @@ import pytest
 
 from sasr import InputError
 from sasr.compare import report
-from sasr.compare.measures import cost, is_finished, measure, metrics_of, per_problem, sft_share
+from sasr.compare.measures import cost, is_finished, measure, metrics_of, per_problem, sft_share, spent
 from sasr.compare.plan import Comparison
 from sasr.compare.reading import read
 from sasr.compare.tuning import best_point
@@ -132,6 +132,16 @@ def test_text_that_could_break_a_table():
 
 def test_columns_line_up():
     assert columns([["a", "bb"], ["ccc", "d"]]) == ["a    bb", "ccc   d"]
+
+
+def test_the_seconds_of_a_run_that_logs_every_second_step(tmp_path):
+    made = comparison({"methods": ["sasr"], "seeds": 1})
+    warmup, run = made.runs({})
+    for path, steps in ((warmup.path, (2, 4, 6)), (run.path, (6, 8))):
+        (tmp_path / path).mkdir(parents=True)
+        lines = [{"step": s, "phase": "hybrid", "kind": "sft", "step_seconds": 1.0, "seconds": 2.5} for s in steps]
+        (tmp_path / path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert spent(tmp_path, run)["seconds"] == 10, "the steps 1 to 4 of its warm-up, and its own"
 
 
 def test_measures_from_the_files_of_a_run(tmp_path):

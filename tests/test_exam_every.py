@@ -48,7 +48,7 @@ def resume(directory: Path, *more: str) -> int:
 
 def metrics(directory: Path) -> list[dict]:
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    times = ("step_seconds", "tokens_per_second")
+    times = ("step_seconds", "seconds", "tokens_per_second")
     return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 

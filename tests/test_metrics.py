@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasr.errors import InputError
-from sasr.metrics import MetricsFile, read_metrics
+from sasr.metrics import MetricsFile, read_metrics, read_totals, seconds_of, steps_of
 
 
 def test_append_is_readable_at_once_and_null_for_what_is_not_finite(tmp_path):
@@ -75,3 +75,28 @@ def test_errors_are_one_line_with_the_place(tmp_path):
     (tmp_path / "m").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(InputError, match="m:2 "):
         read_metrics(tmp_path / "m")
+
+
+def test_steps_and_seconds_without_a_line_of_their_own_count(tmp_path):
+    """With logging_steps 10 a run of 40 steps was one of 4 steps and of a tenth of its time."""
+    counts = [(10, 7, 3), (20, 12, 10), (30, 12, 20), (40, 22, 28)]
+    lines = [
+        {"step": step, "kind": "grpo", "sft_steps": float(sft), "grpo_steps": float(grpo)}
+        | {"step_seconds": 1.0, "seconds": 12.5}
+        for step, sft, grpo in counts
+    ]
+    wanted = [{"sft": 7, "grpo": 3}, {"sft": 3, "grpo": 5, "both": 2}, {"grpo": 10}, {"sft": 2, "both": 8}]
+    assert steps_of(lines) == wanted
+    assert [seconds_of(line) for line in [*lines, {"step_seconds": 2.0}, {}]] == [12.5] * 4 + [2.0, 0.0]
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for line in [*lines, {"step": 41, "step_seconds": 2.0}]:
+        file.append(line)
+    assert read_totals(file.path)[1] == 52.0
+
+
+def test_a_line_for_every_step_counts_as_its_kind():
+    """A step of both that found no demonstration too, and the first line of a run that has no lines of its warm-up."""
+    kinds = ["sft", "both", "grpo"]
+    lines = [{"step": step, "kind": kind, "sft_steps": 5.0, "grpo_steps": 2.0} for step, kind in enumerate(kinds, 5)]
+    timed = [{**line, "step_seconds": 1.5, "seconds": 1.5} for line in lines]
+    assert steps_of(timed) == steps_of([{"kind": kind} for kind in kinds]) == [{kind: 1} for kind in kinds]

@@ -59,7 +59,7 @@ def test_smooth_is_the_mean_of_the_window(ys, window):
 
 @given(st.lists(st.sampled_from(["sft", "grpo", "both"]), max_size=120), st.integers(4, 40))
 def test_shares_count_every_step_once(kinds, most):
-    found = series.shares(range(1, len(kinds) + 1), kinds, most)
+    found = series.shares(range(1, len(kinds) + 1), [{kind: 1} for kind in kinds], most)
     assert len(found) <= most
     assert [column[0] for column in found[1:]] == [column[1] + 1 for column in found[:-1]]
     for name, at in (("sft", 2), ("both", 3)):
@@ -171,6 +171,27 @@ def test_a_run_as_far_as_it_got(tmp_path):
     (directory / "exam.json").unlink()
     (directory / "metrics.jsonl").unlink()
     assert list(titles(document_of(directory))) == ["Settings"]
+
+
+def test_a_run_with_a_line_for_every_tenth_step(tmp_path):
+    path = report_data.run(tmp_path) / "metrics.jsonl"
+    counts = [(10, 10, 0), (20, 17, 3), (30, 17, 13), (40, 27, 13)]
+    lines = [
+        {"step": step, "phase": "warm-up" if step == 10 else "hybrid", "kind": "sft", "p_sft": 0.5}
+        | {"sft_steps": sft, "grpo_steps": grpo, "step_seconds": 1.0, "seconds": float(step)}
+        for step, sft, grpo in counts
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document = document_of(tmp_path)
+    facts = {fact["title"]: fact for fact in document["facts"]}
+    assert facts["Steps"]["note"] == "27 SFT, 13 GRPO; at least 10 warm-up" and facts["Time"]["value"] == "1m40s"
+    figures = titles(document)
+    which = figures["Which steps were SFT, which GRPO"]
+    assert which["counts"] == {"sft": 27, "grpo": 13, "both": 0}
+    assert which["strip"] == [[1, 10, 1, 0], [11, 20, 0.7, 0], [21, 30, 0, 0], [31, 40, 1, 0]]
+    parts = {part["name"]: part["value"] for part in figures["Where the time went"]["parts"]}
+    assert parts.pop("exams") > 0
+    assert parts == {"SFT, warm-up": 10, "SFT, hybrid phase": 40, "GRPO": 30, "steps of several kinds": 20}
 
 
 def test_a_run_that_spent_its_budget(tmp_path):

@@ -28,7 +28,7 @@ def outcome(directory, step):
     found["signals"] = json.loads((checkpoint / checkpoints.STATE_FILE).read_text())
     for name in ("step_time", "sasr/rollout_seconds", "sasr/rollout_wait_seconds"):
         found["signals"]["metrics"].pop(name, None)
-    for name in ("seconds", "warmup_seconds"):
+    for name in ("seconds", "warmup_seconds", "unlogged"):
         del found["signals"]["budget"][name]  # wall-clock
     logs = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     found["logs"] = [{k: v for k, v in entry.items() if not any(t in k for t in TIMES)} for entry in logs]

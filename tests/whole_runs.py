@@ -74,7 +74,8 @@ def metrics(directory: Path) -> list[dict]:
 
 
 def without_times(lines: list[dict]) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("step_seconds", "tokens_per_second")} for line in lines]
+    times = ("step_seconds", "seconds", "tokens_per_second")
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
 
 def assert_same_run(a: Path, b: Path) -> None:

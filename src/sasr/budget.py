@@ -61,12 +61,14 @@ class Budget(TrainerCallback):
     Attributes:
         seconds (`float`): Spent so far by this process, earlier parts of a resumed run included.
         step_seconds (`float`): Of them, those of the last step: its decision, its probes and all that follows.
+        line_seconds (`float`): Of them, those of all steps of the last log, with `logging_steps` above 1 several.
         warmup_seconds (`float`): Of them, those of the warm-up.
     """
 
     def __init__(self, trainer: SASRTrainer):
         self.trainer = trainer
-        self.seconds = self.step_seconds = self.warmup_seconds = 0.0
+        self.seconds = self.step_seconds = self.line_seconds = self.warmup_seconds = 0.0
+        self._unlogged = 0.0
         self._begun = 0.0
         check_budget(trainer.args, trainer.schedule)
         trainer.add_callback(self)
@@ -85,6 +87,7 @@ class Budget(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.step_seconds = time.monotonic() - self._begun
         self.seconds += self.step_seconds
+        self._unlogged += self.step_seconds
         self.trainer.work.add_seconds(self.step_seconds)
         if state.global_step <= self.trainer.tracker.warmup_steps:
             self.warmup_seconds = self.seconds
@@ -95,6 +98,10 @@ class Budget(TrainerCallback):
         self.trainer.budget_spent = self._spent(seconds, self.trainer.counts["rollout_tokens"]) is not None
         if self.trainer.budget_spent:
             control.should_training_stop = control.should_save = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "grad_norm" in logs:  # of steps, and not of an evaluation
+            self.line_seconds, self._unlogged = self._unlogged, 0.0
 
     @property
     def share(self) -> float:
@@ -129,12 +136,18 @@ class Budget(TrainerCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return {"seconds": self.seconds, "warmup_seconds": self.warmup_seconds, "spent": self.trainer.budget_spent}
+        return {
+            "seconds": self.seconds,
+            "warmup_seconds": self.warmup_seconds,
+            "unlogged": self._unlogged,
+            "spent": self.trainer.budget_spent,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of a checkpoint."""
         self.seconds = _seconds_of(state)
         self.warmup_seconds = float(state.get("budget", {}).get("warmup_seconds", 0.0))
+        self._unlogged = float(state.get("budget", {}).get("unlogged", 0.0))
         self.trainer.budget_spent = self.is_spent(state)
 
 

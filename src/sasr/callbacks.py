@@ -246,6 +246,7 @@ class StepCallback(TrainerCallback):
             **{_NAMES.get(key, key.removeprefix("sasr/")): value for key, value in logs.items()},
             **({"warnings": warnings} if warnings else {}),
             "step_seconds": self.trainer.budget.step_seconds,
+            "seconds": self.trainer.budget.line_seconds,
         }
         if self.metrics is not None:
             self.metrics.append(line)

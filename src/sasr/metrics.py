@@ -74,6 +74,29 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return metrics
 
 
+def seconds_of(line: Mapping[str, Any]) -> float:
+    """Seconds of all steps since the line before; older files have only those of the last one."""
+    return float(line.get("seconds", line.get("step_seconds")) or 0.0)
+
+
+def steps_of(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, int]]:
+    """For each line, the steps since the line before by their kind, as far as there are any: with `logging_steps` above
+    1 there are several, which the totals tell. Without totals a line stands for one step."""
+    found, last = [], (0.0, 0.0, 0.0)
+    for line in lines:
+        step, sft, grpo = (line.get(name) for name in ("step", "sft_steps", "grpo_steps"))
+        alone = line.get("seconds") is not None and line["seconds"] == line.get("step_seconds")
+        if step is None or sft is None or grpo is None or step - last[0] == 1 or alone:
+            found.append({str(line.get("kind")): 1})
+        else:
+            steps, sft_steps, grpo_steps = (round(a - b) for a, b in zip((step, sft, grpo), last, strict=True))
+            both = max(0, sft_steps + grpo_steps - steps)
+            kinds = {"sft": sft_steps - both, "grpo": grpo_steps - both, "both": both}
+            found.append({kind: count for kind, count in kinds.items() if count})
+        last = (step or last[0], last[1] if sft is None else sft, last[2] if grpo is None else grpo)
+    return found
+
+
 def sft_share(lines: Iterable[Mapping[str, Any]]) -> float | None:
     """Mean share of SFT over a run's steps after the warm-up; a step of both losses counts with the weight of SFT's.
     `None` if there are none. For files with a line for every step."""
@@ -86,7 +109,8 @@ def read_totals(path: str | os.PathLike[str]) -> tuple[dict[str, Any], float, fl
     """(last line, seconds of all steps, [`sft_share`]) of a metrics file that a run wrote, without parsing every line:
     for lists of many runs. The line is empty if there is none."""
     content = Path(path).read_bytes()
-    seconds = sum(map(float, re.findall(rb'"step_seconds": ([\d.e+-]+)', content)))
+    times = re.findall(rb'"step_seconds": ([\d.e+-]+)(?:, "seconds": ([\d.e+-]+))?', content)
+    seconds = sum(float(all_of_them or last_one) for last_one, all_of_them in times)
     kinds = Counter(re.findall(rb'"phase": "hybrid", "kind": "(\w+)"', content))
     both = re.findall(rb'"phase": "hybrid", "kind": "both", [^\n]*?"p_sft": ([\d.e+-]+)', content)
     count = kinds[b"sft"] + kinds[b"grpo"] + len(both)

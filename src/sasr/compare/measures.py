@@ -15,7 +15,7 @@ import numpy as np
 from sasr.checkpoints import last_checkpoint
 from sasr.errors import InputError
 from sasr.exam.passk import pass_at_k
-from sasr.metrics import METRICS_FILE, read_metrics, sft_share
+from sasr.metrics import METRICS_FILE, read_metrics, seconds_of, sft_share
 
 from .plan import Run
 
@@ -79,9 +79,10 @@ def spent(directory: Path, run: Run) -> Measures:
 def _spent(directory: Path, run: Run) -> Measures:
     lines = read_metrics(directory / run.path / METRICS_FILE)
     if run.warmup is not None and lines and lines[0]["step"] > 1:  # the steps that it shares with others
-        lines = read_metrics(directory / run.warmup / METRICS_FILE)[: lines[0]["step"] - 1] + lines
+        shared = read_metrics(directory / run.warmup / METRICS_FILE)
+        lines = [line for line in shared if line["step"] < lines[0]["step"]] + lines
     measures: Measures = {"steps": lines[-1]["step"] if lines else 0, "sft_share": sft_share(lines)}
-    measures["seconds"] = sum(line.get("step_seconds") or 0.0 for line in lines)
+    measures["seconds"] = sum(map(seconds_of, lines))
     for name in ("sft_steps", "grpo_steps", "sft_tokens", "rollout_tokens"):
         measures[name] = int(next((line[name] for line in reversed(lines) if line.get(name) is not None), 0))
     return measures

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sasr.live import format_duration
-from sasr.metrics import METRICS_FILE, read_metrics
+from sasr.metrics import METRICS_FILE, read_metrics, seconds_of, steps_of
 from sasr.report import completions, examined
 from sasr.report.document import (
     BOTH,
@@ -77,13 +77,12 @@ def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) 
         title += ", also the best" if best == last and len(exams) > 1 else ""
         facts.append({"title": title, "value": f"{value:.3f}", "note": note})
     if metrics:
-        counts = {kind: sum(line.get("kind") == kind for line in metrics) for kind in ("sft", "grpo", "both")}
+        steps = steps_of(metrics)
+        counts = {kind: sum(each.get(kind, 0) for each in steps) for kind in ("sft", "grpo", "both")}
         named = [f"{counts[k]:,} {t}" for k, t in (("sft", "SFT"), ("grpo", "GRPO"), ("both", "both")) if counts[k]]
-        warmup = sum(line.get("phase") == "warm-up" for line in metrics)
-        facts.append(
-            {"title": "Steps", "value": f"{metrics[-1]['step']:,}", "note": f"{', '.join(named)}; {warmup:,} warm-up"}
-        )
-        seconds = sum(number(line.get("step_seconds")) or 0.0 for line in metrics)
+        note = ", ".join(named) + _warmup(metrics, steps)
+        facts.append({"title": "Steps", "value": f"{metrics[-1]['step']:,}", "note": note})
+        seconds = sum(map(seconds_of, metrics))
         tokens = next((number(m.get("rollout_tokens")) for m in reversed(metrics) if "rollout_tokens" in m), None)
         note = f"inside optimizer steps; {tokens:,.0f} rollout tokens" if tokens else "inside optimizer steps"
         facts.append({"title": "Time", "value": format_duration(seconds), "note": note})
@@ -92,6 +91,15 @@ def _facts(config: Mapping[str, Any], metrics: Lines, exams: Mapping[str, Any]) 
         name = Path(model).name if model.startswith("/") else model
         facts.append({"title": "Model", "value": name, "note": f"seed {config.get('seed', '?')}"})
     return facts
+
+
+def _warmup(metrics: Lines, steps: Sequence[Mapping[str, int]]) -> str:
+    """How many steps it had. It may have ended between two lines."""
+    known = sum(sum(each.values()) for line, each in zip(metrics, steps, strict=True) if line.get("phase") == "warm-up")
+    after = next((each for line, each in zip(metrics, steps, strict=True) if line.get("phase") != "warm-up"), {})
+    if sum(after.values()) > 1:
+        return f"; at least {known:,} warm-up" if known else ""
+    return f"; {known:,} warm-up"
 
 
 # ---- training ----
@@ -117,7 +125,7 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
             caption += f" Peaks are cut off; the highest is {max(values):.3g}."
         return lines(title, caption, x, axis(y, low, top or high, cut=top is not None), groups, **common, **more)
 
-    kinds = [str(line.get("kind")) for line in metrics]
+    kinds = steps_of(metrics)
     reward, spread = _points(metrics, "reward"), _points(metrics, "reward_std")
     divergence, target = _points(metrics, "divergence"), number(config.get("divergence_target")) or 0.1
     aim = [series("target", MUTED, [0, steps[-1]], [target, target], style="dashed")] if divergence[0] else []
@@ -130,7 +138,7 @@ def _training(metrics: Lines, config: Mapping[str, Any]) -> list[Figure | None]:
             "p_sft",
             [series("p_sft", INK, *_points(metrics, "p_sft"))],
             strip=shares(steps, kinds),
-            counts={name: kinds.count(name) for name in (SFT, GRPO, BOTH)},
+            counts={name: sum(each.get(name, 0) for each in kinds) for name in (SFT, GRPO, BOTH)},
             low=0,
             high=1,
             wide=True,
@@ -274,15 +282,21 @@ def _browser(directory: Path, exams: Mapping[str, Mapping[str, Any]], task: str)
 
 
 def _time(metrics: Lines, exams: Mapping[str, Mapping[str, Any]]) -> Figure | None:
+    kinds = [next(iter(each), "") if len(each) < 2 else "several" for each in steps_of(metrics)]
+
     def spent(kind: str, phase: str | None = None) -> float:
-        fitting = [m for m in metrics if m.get("kind") == kind and phase in (None, m.get("phase"))]
-        return sum(number(line.get("step_seconds")) or 0.0 for line in fitting)
+        return sum(
+            seconds_of(line)
+            for line, its in zip(metrics, kinds, strict=True)
+            if its == kind and phase in (None, line.get("phase"))
+        )
 
     parts = [
         ("SFT, warm-up", spent("sft", "warm-up"), SFT),
         ("SFT, hybrid phase", spent("sft", "hybrid"), SFT),
         ("GRPO", spent("grpo"), GRPO),
         ("steps of both", spent("both"), BOTH),
+        ("steps of several kinds", spent("several"), OTHERS[0]),  # under one line
         ("exams", sum(number(exam.get("seconds")) or 0.0 for exam in exams.values()), MUTED),
     ]
     kept = [{"name": n, "value": v, "text": format_duration(v), "colour": c} for n, v, c in parts if v > 0]

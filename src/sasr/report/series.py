@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 POINTS = 1000
 
@@ -44,14 +44,17 @@ def roof(values: Sequence[float]) -> float | None:
     return 1.25 * usual if ordered[-1] > 2.5 * usual > 0 else None
 
 
-def shares(steps: Sequence[int], kinds: Sequence[str], most: int = POINTS) -> list[list[float]]:
-    """The kinds of steps as `[first step, last step, share of sft, share of both]`, what is left being grpo. Each step
-    stands by itself; more than `most` steps become a quarter as many stretches."""
+def shares(steps: Sequence[int], kinds: Sequence[Mapping[str, int]], most: int = POINTS) -> list[list[float]]:
+    """The kinds of steps as `[first step, last step, share of sft, share of both]`, what is left being grpo. Each entry
+    stands by itself, the last step of some and how many of each kind they are; more than `most` become a quarter as
+    many."""
     found = []
     columns = len(steps) if len(steps) <= most else most // 4
     for i in range(columns):
         part = slice(i * len(steps) // columns, (i + 1) * len(steps) // columns)
         group = kinds[part]
-        sft, both = (sum(kind == name for kind in group) / len(group) for name in ("sft", "both"))
-        found.append([steps[part][0], steps[part][-1], sft, both])
+        total = max(1, sum(sum(counts.values()) for counts in group))
+        sft, both = (sum(counts.get(name, 0) for counts in group) / total for name in ("sft", "both"))
+        before = max(0, sum(group[0].values()) - 1)
+        found.append([steps[part][0] - before, steps[part][-1], sft, both])
     return found
