@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,16 @@ def test_command(capsys):
         status = sasr.cli.main(argv)
         out, err = capsys.readouterr()
         assert "the commands are train, check, compare, exam, runs, report" in checked(status, out, err)
+
+
+def test_windows_is_told_in_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    for command in ("train", "check", "compare", "exam", "runs", "report"):
+        status = sasr.cli.main([command])
+        out, err = capsys.readouterr()
+        message = checked(status, out, err)
+        assert "Linux or macOS" in message and "WSL" in message
+    assert sasr.cli.main(["--version"]) == sasr.cli.main(["--help"]) == 0
 
 
 def test_matched_run_without_hybrid_steps(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import importlib.util
 import logging
 import os
 import sys
@@ -91,6 +92,8 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] not in commands:
         names = ", ".join(commands)
         raise InputError(f"unknown command {argv[0]!r}: the commands are {names} (see sasr --help)")
+    if importlib.util.find_spec("fcntl") is None:  # directories are locked with it
+        raise InputError("sasr needs Linux or macOS (here Python has no fcntl): on Windows run it in WSL")
     return commands[argv[0]](argv[1:])
 
 
