@@ -29,6 +29,7 @@ FLAGS = {
     "task-options-no-object": (["--task_options", "[5]"], ["--task_options", "'[5]' is no JSON object"]),
     "unknown-tiny-model": (["--model_name_or_path", "tiny-lama"], ["'tiny-lama'", "tiny-llama"]),
     "missing-model-path": (["--model_name_or_path", "./models/x"], ["'./models/x'", "no such file or directory"]),
+    "missing-home": (["--model_name_or_path", "~nosuch/x"], ["'~nosuch/x'", "no such file or directory"]),
     "missing-gguf": (["--model_name_or_path", "x.gguf"], ["'x.gguf'", "no such file"]),
     "model-no-name": (["--model_name_or_path", "a/b/c"], ["'a/b/c'", "neither an existing path nor a hub id"]),
     "missing-data": ([*JSONL, "--data", "rows.jsonl"], ["rows.jsonl", "no such file"]),

@@ -63,6 +63,7 @@ REFUSED = {
     "4 bits, perhaps": ([*EXAM, "--load_in_4bit", "maybe"], ["--load_in_4bit", "maybe"]),
     "unknown flag": ([*EXAM, "--sampels", "3"], ["unknown argument --sampels"]),
     "stray word": ([*EXAM, "now"], ["unknown argument now"]),
+    "no home of the model": ([*EXAM, "--model", "~nosuch/x"], ["'~nosuch/x'", "no such file or directory"]),
     "no initial model": ([*EXAM, "--initial_model", "./nowhere"], ["'./nowhere'"]),
     "other words": ([*EXAM, "--initial_model", "tiny-llama", "--task", "mine.py:Mine"], ["initial_model tiny-llama"]),
     "nll without task": ([*EXAM, "--nll_data", "rows.jsonl"], ["nll_data needs nll_task"]),

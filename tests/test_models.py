@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -241,6 +242,20 @@ def test_hub_failures_are_one_line(monkeypatch):
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", fails)
     message = error_of(load_model, "owner/name")
     assert "owner/name" in message and "couldn't connect" in message and "network" in message
+
+
+@pytest.mark.parametrize("cause", [GatedRepoError, RepositoryNotFoundError])
+def test_what_the_hub_keeps_back(monkeypatch, cause):
+    def fails(*args, **kwargs):
+        try:
+            raise cause("403 Client Error", response=SimpleNamespace(headers={}, request=None))
+        except cause as error:
+            raise OSError(f"{args[0]} cannot be read.\nMake sure to have access to it.") from error
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fails)
+    message = error_of(load_model, "owner/name")
+    assert "`hf auth login`" in message and "network" not in message
+    assert ("https://huggingface.co/owner/name" in message) == (cause is GatedRepoError)
 
 
 # GGUF files

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +56,13 @@ def check_model(name: str) -> None:
 def local_path(name: str) -> Path | None:
     """Where the model is, if it is a file or a directory; `None` for a hub id or a tiny model."""
     if name.startswith((".", "/", "~")) or name.lower().endswith(".gguf") or (name and Path(name).exists()):
-        return Path(name).expanduser()
+        return expand(name)
     return None
+
+
+def expand(name: str) -> Path:
+    """`name` with its `~` replaced. That of an unknown user stays, as in a shell: `Path.expanduser` would raise."""
+    return Path(os.path.expanduser(name))
 
 
 def of_base(name: str, path: Path, load: Callable[..., _T], **options: Any) -> _T:

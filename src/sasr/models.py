@@ -287,12 +287,25 @@ def or_input_error(name: str, what: str, load: Callable[[], _T]) -> _T:
         elif "attn_implementation" in reason:
             hint = "name another, or none"
         elif path is None:
-            hint = "check the name and the network, or give a local directory"
+            hint = _hub_hint(name, error)
         elif path.is_dir():
             hint = "check its files and the settings"
         else:
             hint = "the file may be damaged or of an unknown architecture"
         raise InputError(f"model {name!r}: cannot load the {what} ({reason}); {hint}") from error
+
+
+def _hub_hint(name: str, error: BaseException | None) -> str:
+    """What to do where the Hub gives no model. transformers raises an `OSError` of its own from the Hub's."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError):
+            return f"ask for access on https://huggingface.co/{name}, then log in with `hf auth login`"
+        if isinstance(error, RepositoryNotFoundError):  # to whom may not see it, a private one is none
+            return "check the name; to use a private model, log in with `hf auth login`"
+        error = error.__cause__ or error.__context__
+    return "check the name and the network, or give a local directory"
 
 
 if __name__ == "__main__":

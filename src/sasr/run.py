@@ -31,6 +31,7 @@ from .config import SASRConfig
 from .errors import InputError
 from .live import LiveView
 from .metrics import METRICS_FILE
+from .model_files import expand
 from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .plugins import describe
@@ -95,7 +96,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     check_model(name)
     if is_main():
         setting_checks.check_hub(args)
-    if is_adapter(Path(name).expanduser()):
+    if is_adapter(expand(name)):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args, say, is_main())
     earlier = donor.parent if donor is not None else directory if checkpoint is not None or again else None

@@ -183,9 +183,9 @@ def _show(view: Any, directory: Path, figures: dict[str, Any]) -> None:
 def _check_model(name: str) -> None:
     from sasr.adapters import is_adapter
     from sasr.checkpoints import last_checkpoint
-    from sasr.models import check_model
+    from sasr.model_files import check_model, expand
 
-    path = Path(name).expanduser()
+    path = expand(name)
     unfinished = path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path)
     last = last_checkpoint(path) if unfinished else None
     if last is not None:

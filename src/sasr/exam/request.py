@@ -12,6 +12,7 @@ from sasr.errors import InputError, did_you_mean, unknown
 from sasr.exam.engines import ENGINES
 from sasr.exam.vllm_engine import check_vllm
 from sasr.flags import Flags
+from sasr.model_files import expand
 from sasr.task_config import BAD_ROWS, json_mapping
 
 CONFIG_FILE = "config.yaml"  # of a run of sasr train
@@ -194,7 +195,7 @@ def run_settings(model: str) -> dict[str, Any] | None:
 
 def run_directory(model: str) -> Path | None:
     """The directory with a `config.yaml` that `model` is, or is a checkpoint in."""
-    path = Path(model).expanduser()
+    path = expand(model)
     inside = path.name.startswith("checkpoint-") or path.name == "initial_model"
     return next((p for p in ((path, path.parent) if inside else (path,)) if (p / CONFIG_FILE).is_file()), None)
 

@@ -7,14 +7,14 @@ import os
 import zlib
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sasr.errors import InputError
 from sasr.exam.engines import Progress, Sampling
-from sasr.models import TINY_MODELS, or_input_error
+from sasr.model_files import TINY_MODELS, expand
+from sasr.models import or_input_error
 
 # vLLM hands out its cache in blocks of so many tokens on a CPU; of fewer on accelerators.
 _CACHE_BLOCK = 128
@@ -22,7 +22,7 @@ _CACHE_BLOCK = 128
 
 def check_vllm(name: str) -> None:
     """Say at once whether vLLM can be the engine for the model of this name. Raises `InputError`."""
-    path = Path(name).expanduser()
+    path = expand(name)
     if name in TINY_MODELS:
         reason = "is made from scratch: give the directory of a saved model"
     elif name.lower().endswith(".gguf"):
@@ -60,7 +60,7 @@ class VllmEngine:
         if dtype == "auto":
             # vLLM's own auto makes 16 bits of float32.
             dtype = str(config.dtype or "auto").removeprefix("torch.")
-        path = Path(name).expanduser()
+        path = expand(name)
         # Compiling needs a compiler, and vLLM fails on a CPU where it cuts a prompt with a seed in two.
         on_cpu = {} if torch.accelerator.is_available() else {"enforce_eager": True, "enable_chunked_prefill": False}
 
