@@ -247,6 +247,21 @@ def test_in_a_notebook_one_display_is_redrawn(monkeypatch, capsys):
     assert capsys.readouterr().out == "exam final: 0.5[2J\n"
 
 
+def test_forced_colours_make_no_terminal_of_a_file(tmp_path, monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # as continuous integration sets them
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with open(tmp_path / "log", "w+", encoding="utf-8") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        with LiveView() as view:
+            view.start(10, 0, 4, "<title>")
+            view.step(metrics(1))
+            view.message("[told]")
+        log.seek(0)
+        text = log.read()
+    assert "[told]\n" in text and "step 1/10" in text and "\x1b" not in text
+
+
 def test_helpers():
     durations = [(None, "?"), (float("nan"), "?"), (-1, "0s"), (42.4, "42s"), (59.7, "1m00s"), (118, "1m58s")]
     for seconds, text in [*durations, (7500, "2h05m"), (3 * 86400 + 4 * 3600, "3d04h")]:

@@ -177,6 +177,7 @@ def test_the_table_fits_the_terminal(folder, capsys, monkeypatch, width):
     report_data.run(folder / ("long-" * 10 + "name"))
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     assert sasr.cli.main(["runs"]) == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()

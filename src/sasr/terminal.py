@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import IO, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -17,21 +17,33 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _is_terminal(file: IO[str]) -> bool:
+    try:
+        return bool(file.isatty())
+    except (AttributeError, ValueError):  # an object that can only write; a closed file
+        return False
+
+
 class TerminalView:
     """Base of the views; use as a context manager, which ends the display on every way out.
 
     Args:
         console (`rich.console.Console`, *optional*): Where to write; standard output by default. Whether it is a
-            terminal decides the form.
+            terminal decides the form; of a console that is given, whether it says so.
         clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Seconds.
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self._console = console if console is not None else Console()
         self._clock = clock
+        # With FORCE_COLOR rich takes every file for a terminal, and a log would be filled with displays.
+        trusted = console is not None or self._console.is_jupyter or _is_terminal(self._console.file)
         # Block characters on an ASCII terminal would raise UnicodeEncodeError.
         self._rich = (
-            self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.options.ascii_only
+            trusted
+            and self._console.is_terminal
+            and not self._console.is_dumb_terminal
+            and not self._console.options.ascii_only
         )
         self._live: Live | None = None
 
