@@ -163,7 +163,7 @@ def test_4_bits_without_bitsandbytes(error, monkeypatch):
     ("setting", "missing", "words"),
     [
         ("use_liger_kernel", "is_liger_kernel_available", "the package liger-kernel is not installed"),
-        ("push_to_hub", "whoami", "push_to_hub: no such token; log in (hf auth login), or leave it out"),
+        ("push_to_hub", "whoami", "no such token; log in (hf auth login), give --hub_token, or leave it out"),
     ],
 )
 def test_what_is_missing_from_the_machine(error, monkeypatch, setting, missing, words):

@@ -56,6 +56,14 @@ def test_a_method_that_is_added_has_the_seeds_of_the_others(where_every_run_fail
     assert not any(own.get("tune") for own in methods.values())
 
 
+def test_a_run_that_goes_on_gets_the_tokens_that_its_config_yaml_lacks(where_every_run_fails, monkeypatch):
+    planned({"budget": "steps=4", "seeds": "11-12", "methods": ["sft"]}, hub_token="secret")
+    monkeypatch.setattr(runner, "last_checkpoint", lambda where: Path("checkpoint-2"))
+    assert sasr.cli.main(["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1"]) == 1
+    given = [yaml.safe_load(path.read_text()) for path in Path("out/logs").rglob("*.yaml")]
+    assert given == [{"hub_token": "secret"}] * 2
+
+
 @pytest.mark.parametrize(("devices", "budget", "jobs"), [(0, "seconds=9", 1), (0, "steps=9", 6), (2, "seconds=9", 2)])
 def test_a_budget_of_seconds_has_a_run_at_a_time_on_a_device(monkeypatch, devices, budget, jobs):
     """Runs that share a machine take time from each other, and the last of them has it for itself."""

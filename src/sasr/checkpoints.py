@@ -21,7 +21,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from .errors import InputError, RunFailed
-from .redaction import redacted_parts
+from .redaction import comparable
 from .schedules import SCHEDULES
 
 STATE_FILE = "sasr_state.json"
@@ -128,7 +128,7 @@ def check_same_warmup(checkpoint: Path, now: Mapping[str, Any]) -> None:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    then, now = redacted_parts(then), redacted_parts(now)  # older checkpoints have the secrets in their settings
+    then, now = comparable(then), comparable(now)  # older checkpoints have the secrets in their settings
     differing = [key for key in now if key in then and then[key] != now[key]]
     shown = "; ".join(f"{key}: {_short(then[key])} then, {_short(now[key])} now" for key in differing[:3])
     return shown + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")

@@ -14,7 +14,7 @@ from trl import GRPOConfig
 from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_checks, spread, warmup
 from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
-from .redaction import redacted_parts
+from .redaction import redacted_parts, without_hub_tokens
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh, check_study
 from .signals import SignalTracker
@@ -334,6 +334,10 @@ class SASRConfig(GRPOConfig):
         """As transformers has it for trackers and checkpoints, without tokens; here also without those inside of
         settings, such as the `token` of `model_init_kwargs`."""
         return redacted_parts(super().to_dict())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What transformers saves as `training_args.bin`, and uploads with `push_to_hub`: without its tokens."""
+        return {**without_hub_tokens(self.__dict__), "hub_token": None}
 
     def build_warmup(self) -> warmup.Warmup:
         """The rule of the warm-up's length, at its beginning."""

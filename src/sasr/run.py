@@ -36,6 +36,7 @@ from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .plugins import describe
 from .recording import progress_callbacks
+from .redaction import redacted_command, without_hub_tokens
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
 from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, overlap_notes
@@ -300,7 +301,7 @@ def _dataset(rows: list[Row]) -> Dataset:
 
 
 def config_values(settings: Settings) -> dict[str, Any]:
-    """All that was given or that is sasr's own, as plain values."""
+    """All that was given or that is sasr's own, as plain values, but for tokens of the Hub."""
     values = dict(settings.given)
     for key, value in values.items():  # a mapping that was given as JSON is read as one by all who read the file
         if isinstance(value, str) and isinstance(getattr(settings.training, key, None), dict):
@@ -316,13 +317,14 @@ def config_values(settings: Settings) -> dict[str, Any]:
     for key in ("data", "demonstrations", "exam_data", "model_name_or_path", "warmup_from"):
         if values.get(key) and Path(str(values[key])).exists():
             values[key] = str(Path(str(values[key])).resolve())
-    return {k: _plain(v) for k, v in values.items() if v is not None}
+    return {k: _plain(v) for k, v in without_hub_tokens(values).items() if v is not None}
 
 
 def config_text(settings: Settings) -> str:
     """`config.yaml`, so that `sasr train --config` runs it again."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("sasr", "trl", "transformers", "torch"))
-    header = f"{CONFIG_HEAD}{shlex.join(sys.argv[1:])}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
+    command = shlex.join(redacted_command(sys.argv[1:]))
+    header = f"{CONFIG_HEAD}{command}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
     return header + yaml.safe_dump(config_values(settings), sort_keys=True, allow_unicode=True)
 
 

@@ -162,7 +162,9 @@ def check_hub(args: SASRConfig) -> None:
         try:
             whoami(token=args.hub_token)
         except Exception as error:  # no token, a wrong one, no network: each has classes of its own
-            raise InputError(f"push_to_hub: {short(error)}; log in (hf auth login), or leave it out") from None
+            raise InputError(
+                f"push_to_hub: {short(error)}; log in (hf auth login), give --hub_token, or leave it out"
+            ) from None
 
 
 def check_processes(args: SASRConfig) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sasr.errors import InputError, did_you_mean, disk_failures_told
 from sasr.flags import Flags
+from sasr.redaction import redacted_command
 from sasr.runs.state import resume_command
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def compare(argv: list[str]) -> int:
         write_atomically(directory / check.COMPARISON_FILE, check.comparison_text(comparison))
         write_atomically(directory / check.ROWS_FILE, rows)
         view = CompareView()
-        runner = Runner(comparison, directory, jobs, devices, view, shlex.join(["sasr", "compare", *argv]))
+        command = shlex.join(["sasr", "compare", *redacted_command(argv)])
+        runner = Runner(comparison, directory, jobs, devices, view, command)
         for note in told:
             view.message(note)
         view.message(_opening(runner, directory))

@@ -27,6 +27,7 @@ from sasr.checkpoints import last_checkpoint, step_of
 from sasr.disconnect import STOPS
 from sasr.errors import InputError
 from sasr.live import format_duration
+from sasr.redaction import hub_tokens
 
 from . import report, tuning
 from .check import plain
@@ -214,10 +215,14 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
             command.append("--resume_from_checkpoint")
+            values, first = hub_tokens(run.settings), step_of(checkpoint)  # its config.yaml leaves them out
         else:
             self._clear(where)
+            values = self._recipe(run)
+            first = int(run.settings["sft_warmup_steps"]) if run.warmup is not None else 0
+        if values:
             recipe = log.with_name(log.name.removesuffix(".log") + ".yaml")
-            recipe.write_text(yaml.safe_dump(plain(self._recipe(run)), allow_unicode=True), encoding="utf-8")
+            recipe.write_text(yaml.safe_dump(plain(values), allow_unicode=True), encoding="utf-8")
             command += ["--config", str(recipe)]
         with open(log, "ab") as output:
             start = output.tell()
@@ -230,9 +235,6 @@ class Runner:
                 start_new_session=True,  # the terminal's Ctrl-C is for us, who tell them in our own way
                 pass_fds=[self._lock.fileno()],  # locked until the last of us is gone, also if it survives us
             )
-        first = step_of(checkpoint) if checkpoint is not None else 0
-        if checkpoint is None and run.warmup is not None:
-            first = int(run.settings["sft_warmup_steps"])
         return _Child(run, process, slot, log, start, checkpoint is None, time.monotonic(), first)
 
     def _recipe(self, run: Run) -> Values:
