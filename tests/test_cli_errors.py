@@ -256,7 +256,11 @@ def test_a_refused_run_leaves_nothing_behind(error):
     error(*SMALL, "--task", "gsm8")
     error(*SMALL, "--output_dir", "a/b", "--max_prompt_length", "10")
     error("--max_prompt_length", "10")
+    error("--gama", "1")
     assert os.listdir(".") == []
+    Path("empty").mkdir()
+    error(*SMALL, "--output_dir", "empty", "--max_prompt_length", "10")
+    assert os.listdir("empty") == []
 
 
 def test_command(capsys):

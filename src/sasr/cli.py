@@ -145,15 +145,19 @@ def _train(argv: list[str]) -> int:
     _quiet()
     from .parsing import Parser, parse
     from .run import train
+    from .run_directory import remove_empty
 
     if "--help_all" in argv:
         print(Parser().format_help())
         return 0
     argv, checkpoint, defaults, again = _resume(argv)
-    flags = _value_of(argv, "--output_dir")
-    if flags is None:
-        argv = [*argv, "--output_dir", str(_new_directory(argv))]
-    return train(parse(argv, defaults), checkpoint, again)
+    made: list[Path] = []
+    if _value_of(argv, "--output_dir") is None:
+        argv = [*argv, "--output_dir", str(_new_directory(argv, made))]
+    try:
+        return train(parse(argv, defaults), checkpoint, again)
+    finally:
+        remove_empty(made)  # of a run that was refused
 
 
 def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]:
@@ -200,8 +204,9 @@ def _value_of(argv: list[str], flag: str) -> str | None:
     return found
 
 
-def _new_directory(argv: list[str]) -> Path:
-    """`runs/NAME-N`, the first that is free, unless the recipe names one."""
+def _new_directory(argv: list[str], made: list[Path]) -> Path:
+    """`runs/NAME-N`, the first that is free, unless the recipe names one. It is made here, so that of several runs
+    started at once each has its own, and added to `made` together with `runs`."""
     from .parsing import read_recipe
 
     recipe = _value_of(argv, "--config")
@@ -211,7 +216,20 @@ def _new_directory(argv: list[str]) -> Path:
         raise InputError("several processes need to agree on a directory: give --output_dir")
     name = Path(recipe).stem if recipe else _value_of(argv, "--task") or "stories"
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-    return next(p for n in range(1, 10**6) if not (p := Path("runs") / f"{name}-{n}").exists())
+    runs = Path("runs")
+    for number in range(1, 10**6):
+        directory, new = runs / f"{name}-{number}", not runs.exists()
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            if not runs.is_dir():
+                break
+            continue
+        except OSError:
+            break
+        made += [directory, runs] if new else [directory]
+        break
+    return directory  # one that cannot be made is refused with the reason, as any other
 
 
 def _quiet() -> None:

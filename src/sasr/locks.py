@@ -4,6 +4,7 @@ times and process ids, this cannot be wrong after a hard kill."""
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,25 +27,25 @@ def hold(directory: Path, by: str) -> IO[str]:
     Raises:
         InputError: Another one holds it.
     """
-    file = open(directory / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115
-    until = time.monotonic() + _PATIENCE_SECONDS
+    path, until = directory / LOCK_FILE, time.monotonic() + _PATIENCE_SECONDS
     while True:
+        directory.mkdir(parents=True, exist_ok=True)  # a run that is refused takes away what it has made
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             if time.monotonic() < until:  # it may be `is_held`, which is done in no time
                 time.sleep(0.02)
                 continue
-            file.close()
-            raise in_use(directory, by) from None
+            raise InputError(f"output_dir {directory} is in use by another {by}: wait for its end") from None
         except OSError:
             pass  # a file system without locks: better to work than to be seen working
-        return file
-
-
-def in_use(directory: Path, by: str) -> InputError:
-    """What to raise where another one is at work."""
-    return InputError(f"output_dir {directory} is in use by another {by}: wait for its end")
+        # A refused run takes its file away: to hold that one would keep nobody out.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)) or time.monotonic() > until:
+                return file
+        file.close()
 
 
 def is_held(directory: Path) -> bool:
@@ -60,16 +61,16 @@ def is_held(directory: Path) -> bool:
 
 
 @contextmanager
-def at_work(directory: Path, by: str) -> Iterator[Callable[[str], None]]:
+def at_work(directory: Path, by: str, held: IO[str] | None = None) -> Iterator[Callable[[str], None]]:
     """Hold the lock, and leave in its file how the work ended: what was told, `failed: WHY` after an exception, nothing
-    after a hard kill. Yields what to tell it with."""
+    after a hard kill. Yields what to tell it with. Takes over the lock that is `held`, if any, and lets go of it."""
     told = ""
 
     def tell(outcome: str) -> None:
         nonlocal told
         told = outcome
 
-    with hold(directory, by) as file:
+    with held or hold(directory, by) as file:
         file.truncate(0)
         try:
             yield tell

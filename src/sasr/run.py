@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from .run_directory import (
     clear,
     failures_told,
     how_to_go_on,
+    reserved,
 )
 from .tasks import get_task
 from .tasks.base import Row, Task
@@ -69,6 +70,11 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         [`InputError`]: Whatever the user has to mend; before the model is loaded where that is possible.
         [`RunFailed`]: The run cannot go on. What was saved is safe.
     """
+    with ExitStack() as until_the_end:
+        return _train(settings, checkpoint, again, until_the_end)
+
+
+def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_end: ExitStack) -> int:
     args, directory = settings.training, Path(settings.training.output_dir)
     view = LiveView() if is_main() else None
     say = view.message if view is not None else (lambda text: None)
@@ -87,10 +93,16 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
     if donor is not None:
         shared_warmup.check_settings(donor, args)
+    lock = None
     if is_main():
+        fresh = checkpoint is None and not again
         if again:
             check_unfinished(directory)
-        check_free(directory) if checkpoint is None and not again else claim(directory)
+        if fresh:
+            check_free(directory)  # also before, so that nothing is made where nothing can be
+        lock = until_the_end.enter_context(reserved(directory))
+        if fresh:
+            check_free(directory)
     name = settings.model.model_name_or_path
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
@@ -154,7 +166,7 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
         say(f"reference model of beta: {which[trainer.reference.kind]}")
     if is_main():
         claim(directory)
-    at_work = locks.at_work(directory, "sasr train") if is_main() else nullcontext(str)
+    at_work = locks.at_work(directory, "sasr train", lock) if is_main() else nullcontext(str)
     try:
         with at_work as tell, StopRequest(say) as stop, failures_told(directory):
             if is_main():

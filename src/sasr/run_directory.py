@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from . import checkpoints, locks
 from .adapters import INITIAL_MODEL
@@ -69,11 +70,37 @@ def claim(directory: Path) -> None:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
 
 
+@contextmanager
+def reserved(directory: Path) -> Iterator[IO[str]]:
+    """Make the output directory and hold its lock before anything is written there: a second run that is started while
+    this one loads its model would write its settings over these. What was made is taken away again where a run is
+    refused before it begins. Yields the lock, for [`sasr.locks.at_work`]. Raises `InputError` if another run has it."""
+    made = [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
+    path = directory / locks.LOCK_FILE
+    try:
+        claim(directory)
+        begun_before = path.exists()
+        with locks.hold(directory, "sasr train") as file:
+            try:
+                yield file
+            finally:
+                # Not used: an empty file would say of what was copied here without one that it was killed.
+                if not file.closed and not begun_before:
+                    with suppress(OSError):  # the reason of the refusal is what is to be told
+                        path.unlink()
+    finally:
+        remove_empty(made)
+
+
+def remove_empty(directories: list[Path]) -> None:
+    """Take away those in which nothing is, the inner ones first."""
+    for path in directories:
+        with suppress(OSError):
+            path.rmdir()
+
+
 def clear(directory: Path) -> None:
-    """Remove what a run left that ended before its first checkpoint, all but its settings. Raises `InputError` if it is
-    at work."""
-    if locks.is_held(directory):
-        raise locks.in_use(directory, "sasr train")
+    """Remove what a run left that ended before its first checkpoint, all but its settings."""
     for name in (INITIAL_MODEL, EXAMS, checkpoints.STAGING):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in (METRICS_FILE, EXAM_FILE, REPORT_FILE, TRAINED_ON_FILE, WRONG_FILE):

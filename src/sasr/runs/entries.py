@@ -9,6 +9,7 @@ from typing import Any
 
 from sasr import checkpoints
 from sasr.errors import InputError
+from sasr.locks import is_held
 from sasr.metrics import METRICS_FILE, read_totals
 from sasr.report import examined
 from sasr.report.document import number
@@ -34,7 +35,8 @@ def find(root: Path, skip: Callable[[str], None]) -> list[Entry]:
     for folder in _folders(root, skip):
         inside = list(_walk(folder, skip, _DEPTH))
         if not inside and not is_comparison:  # which has folders of its own
-            skip(f"{folder}: no run, exam or comparison in it")
+            begins = is_held(folder)  # which writes nothing before its model is loaded
+            skip(f"{folder}: {'a run is beginning there' if begins else 'no run, exam or comparison in it'}")
         found += [entry for entry in inside if entry]
     return found
 
