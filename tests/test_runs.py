@@ -79,28 +79,31 @@ def test_every_kind_newest_first(folder, capsys):
 
 
 def test_states_of_a_run(folder, capsys):
-    run = report_data.run(folder / "a b", exams=1)
+    run = report_data.run(folder / "a b", exams=1, max_steps=50)
 
     def state() -> tuple[str, str, str | None]:
         ((entry,), _) = listed(capsys, str(run))
         return entry["state"], entry["state_text"], entry["go_on"]
 
-    assert state() == ("unfinished", "unfinished, step 40 of 40", None)
+    assert state() == ("unfinished", "unfinished, step 40 of 50", None)
     with locks.at_work(run, "test") as tell:
-        assert state() == ("running", "running, step 40 of 40", None)
+        assert state() == ("running", "running, step 40 of 50", None)
         with pytest.raises(InputError, match="in use by another test: wait"):
             locks.hold(run, "test")
         tell("stopped")
-    assert state() == ("stopped", "stopped at step 40 of 40", None)
+    assert state() == ("stopped", "stopped at step 40 of 50", None)
     (run / "checkpoint-30").mkdir()
     (run / "checkpoint-30" / "sasr_state.json").write_text("{}")
     assert state()[2] == "sasr train --output_dir 'runs/a b' --resume_from_checkpoint"
     with pytest.raises(ValueError), locks.at_work(run, "test"):
         raise ValueError("no\nsuch thing")
-    assert state()[:2] == ("failed", "failed at step 40 of 40: no such thing")
+    assert state()[:2] == ("failed", "failed at step 40 of 50: no such thing")
     with locks.at_work(run, "test") as tell:
         tell("finished")
-    assert state() == ("finished", "finished", None)
+    assert state() == ("finished", "budget spent at step 40", None)
+    (run / locks.LOCK_FILE).unlink()
+    (run / "config.yaml").write_text("max_steps: 40\n")
+    assert state() == ("finished", "finished", None), "all steps are done"
 
 
 def test_a_hard_kill_lets_go_of_the_lock(tmp_path):

@@ -270,10 +270,19 @@ class RunCallback(StepCallback):
         stop ([`StopRequest`]): Asked after each step.
         directory (`Path`): The run's directory.
         view ([`LiveView`] or `None`): On the main process only.
+        owned (`bool`, *optional*, defaults to `True`): The directory is this run's already: `metrics.jsonl` is opened.
     """
 
-    def __init__(self, trainer: SASRTrainer, exams: Exams, stop: StopRequest, directory: Path, view: LiveView | None):
-        super().__init__(trainer, view, exams.task.name, directory)
+    def __init__(
+        self,
+        trainer: SASRTrainer,
+        exams: Exams,
+        stop: StopRequest,
+        directory: Path,
+        view: LiveView | None,
+        owned: bool = True,
+    ):
+        super().__init__(trainer, view, exams.task.name, directory if owned else None)
         self.exams, self.stop = exams, stop
         trainer.best_checkpoint = lambda: best_checkpoint(directory, exams.results, trainer.state.global_step)
 

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ class ResumableGRPOTrainer(GRPOTrainer):
         budget_spent (`bool`): The run ended, or may not go on, because a budget of its settings is spent.
         best_checkpoint (`Callable`): Gives the checkpoint of the best exam so far and its pass@1, or `None`; whoever
             takes exams sets it.
+        around_training (`Callable`): Gives what each `train()` happens within, told whether that goes on from a
+            checkpoint of this run; whoever records it sets it.
     """
 
     budget_spent = False
     best_checkpoint: Callable[[], tuple[Path, float] | None] = staticmethod(lambda: None)
+    around_training: Callable[[bool], AbstractContextManager[Any]] = staticmethod(lambda goes_on: nullcontext())
     _shares_warmup = False  # the state under way was loaded from another run's warm-up
     _staging: str | None = None
     _timed_saves = TimedSaves(0)
@@ -65,6 +68,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
         return step % (self.args.steps_per_generation * self.num_iterations) == 0
 
     def train(self, resume_from_checkpoint=None, **kwargs):
+        with self.around_training(bool(resume_from_checkpoint)):
+            return self._train(resume_from_checkpoint, **kwargs)
+
+    def _train(self, resume_from_checkpoint, **kwargs):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:

@@ -42,7 +42,6 @@ from .rollout_engine import check_rollout_engine
 from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, overlap_notes
 from .run_directory import (
     CONFIG_FILE,
-    CONFIG_HEAD,
     check_free,
     check_unfinished,
     claim,
@@ -51,6 +50,7 @@ from .run_directory import (
     how_to_go_on,
     reserved,
 )
+from .runs.state import CONFIG_HEAD
 from .tasks import get_task
 from .tasks.base import Row, Task
 from .tasks.loading import for_model

@@ -15,11 +15,10 @@ from .errors import Diverged, InputError, RunFailed, disk_failures_told
 from .exam.store import EXAM_FILE
 from .metrics import METRICS_FILE
 from .report import REPORT_FILE
-from .runs.state import SAVED_MODEL, resume_command
+from .runs.state import CONFIG_HEAD, SAVED_MODEL, resume_command
 from .trained_on import TRAINED_ON_FILE, WRONG_FILE
 
 CONFIG_FILE = "config.yaml"
-CONFIG_HEAD = "# sasr "  # the command, as a comment
 EXAMS = "exams"
 _BEFORE_THE_FIRST_STEP = {CONFIG_FILE, INITIAL_MODEL, TRAINED_ON_FILE, WRONG_FILE, locks.LOCK_FILE}
 

@@ -14,7 +14,7 @@ from sasr.metrics import METRICS_FILE, read_totals
 from sasr.report import examined
 from sasr.report.document import number
 from sasr.report.reading import find_kind, read_json, read_yaml
-from sasr.runs.state import State, comparison_state, exam_state, resume_command, run_state
+from sasr.runs.state import CONFIG_HEAD, State, comparison_state, exam_state, resume_command, run_state
 
 Entry = dict[str, Any]
 _DEPTH = 4  # folders of folders; deeper ones belong to something else
@@ -93,6 +93,8 @@ def _run(directory: Path) -> Entry:
     step = int(number(last.get("step")) or 0)
     state = run_state(directory, step, max_steps, exams)
     resumable = state.name not in ("finished", "running") and checkpoints.last_checkpoint(directory) is not None
+    # One of `sasr.record` goes on in Python, with a model and data that only its script knows.
+    resumable = resumable and (directory / "config.yaml").read_bytes().startswith(CONFIG_HEAD.encode())
     return {
         **_about(config.get("task"), config.get("model_name_or_path"), config.get("schedule")),
         **_state(state, resume_command("train", directory) if resumable else None),

@@ -10,6 +10,7 @@ from typing import Any
 
 from sasr import locks
 
+CONFIG_HEAD = "# sasr "  # of a config.yaml: the command, as a comment
 SAVED_MODEL = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
 
 
@@ -27,7 +28,7 @@ class State:
 
 
 def run_state(directory: Path, step: int, max_steps: float | None, exams: Mapping[str, Any]) -> State:
-    """Of a run of `sasr train`.
+    """Of a run of `sasr train` or `sasr.record`.
 
     Args:
         directory (`Path`): Its directory.
@@ -35,12 +36,15 @@ def run_state(directory: Path, step: int, max_steps: float | None, exams: Mappin
         max_steps (`float`, *optional*): How many it was to make.
         exams (`Mapping`): What its exam.json holds.
     """
+    if max_steps is not None and max_steps <= 0:  # -1: as many as the epochs have
+        max_steps = None
     of = f" of {max_steps:.0f}" if max_steps and max_steps < 1e6 else ""
     if locks.is_held(directory):
         return State("running", f"running, step {step}{of}")
     outcome = locks.outcome(directory)
     if outcome is None:  # copied, or of an earlier version
         done = "final" in exams or any((directory / name).is_file() for name in SAVED_MODEL)
+        done = done or (max_steps is not None and step >= max_steps)
         saved = bool(step) and (directory / f"checkpoint-{step}").is_dir()
         outcome = "finished" if done else "stopped" if saved else "unfinished"
     name, _, why = outcome.partition(": ")
