@@ -135,6 +135,23 @@ def test_what_cannot_be_read_is_skipped_with_a_note(folder, capsys):
         assert any(f"runs/{name}" in line for line in told), name
 
 
+def test_links_are_followed_once(folder, capsys):
+    """Runs on a larger disk, linked to from here; a link to what is listed anyway, or that leads round in a circle."""
+    at(report_data.run(Path("disk/far")), 3_000)
+    at(report_data.run(Path("disk/more/near")), 2_000)
+    at(report_data.run(folder / "a"), 1_000)
+    (folder / "far").symlink_to(Path("disk/far").resolve())
+    (folder / "more").symlink_to(Path("disk/more").resolve())
+    (folder / "b").symlink_to("a")
+    (folder / "circle").mkdir()
+    (folder / "circle" / "round").symlink_to(folder.resolve())
+    (folder / "gone").symlink_to("nowhere")
+    entries, notes = listed(capsys)
+    assert [entry["directory"] for entry in entries] == ["runs/far", "runs/more/near", "runs/a"]
+    assert notes == ""
+    assert listed(capsys, "runs", "disk") == (entries, ""), "each once, however many places lead there"
+
+
 def test_runs_of_a_comparison_and_nothing_at_all(folder, capsys):
     comparison(folder / "both", "finished")
     report_data.run(folder / "both" / "runs" / "sasr" / "seed-1")

@@ -48,7 +48,8 @@ def runs(argv: list[str]) -> int:
         if not root.is_dir():
             raise InputError(f"there is no directory {root}: name one that holds runs")
     skipped: list[str] = []
-    entries = [entry for root in roots for entry in find(root, skipped.append) if entry]
+    seen: set[str] = set()
+    entries = [entry for root in roots for entry in find(root, skipped.append, seen) if entry]
     entries.sort(key=lambda entry: entry["changed"], reverse=True)
     if options.json:
         print(json.dumps(entries, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -21,19 +22,22 @@ _DEPTH = 4  # folders of folders; deeper ones belong to something else
 _WRITTEN = (METRICS_FILE, "exam.json", "results.json", "completions.jsonl", "config.yaml", "comparison.yaml")
 
 
-def find(root: Path, skip: Callable[[str], None]) -> list[Entry]:
-    """Every run, exam and comparison in a directory; the runs of a comparison if it is one.
+def find(root: Path, skip: Callable[[str], None], seen: set[str] | None = None) -> list[Entry]:
+    """Every run, exam and comparison in a directory; the runs of a comparison if it is one. Links are followed.
 
     Args:
         root (`Path`): Where to look.
         skip (`Callable[[str], None]`): Told of every directory in it that is or holds none that can be read.
+        seen (`set[str]`, *optional*): Where folders really are that were looked at before; these join them.
     """
+    seen = set() if seen is None else seen
+    seen.add(os.path.realpath(root))
     found = _entries(root, skip)
     is_comparison = bool(found) and found[0].get("kind") == "comparison"
     if found and not is_comparison:
         return found
     for folder in _folders(root, skip):
-        inside = list(_walk(folder, skip, _DEPTH))
+        inside = list(_walk(folder, skip, _DEPTH, seen))
         if not inside and not is_comparison:  # which has folders of its own
             begins = is_held(folder)  # which writes nothing before its model is loaded
             skip(f"{folder}: {'a run is beginning there' if begins else 'no run, exam or comparison in it'}")
@@ -41,23 +45,29 @@ def find(root: Path, skip: Callable[[str], None]) -> list[Entry]:
     return found
 
 
-def _walk(folder: Path, skip: Callable[[str], None], depth: int) -> Iterator[Entry]:
-    """What a folder is or else holds; an empty entry for what was skipped."""
+def _walk(folder: Path, skip: Callable[[str], None], depth: int, seen: set[str]) -> Iterator[Entry]:
+    """What a folder is or else holds; an empty entry for what was skipped, or listed under another name."""
+    where = os.path.realpath(folder)
+    if where in seen:  # a link to it, or one that leads round in a circle
+        yield {}
+        return
+    seen.add(where)
     entries = _entries(folder, skip)
     if entries or not depth:
         yield from entries
         return
     for inner in _folders(folder, skip):
-        yield from _walk(inner, skip, depth - 1)
+        yield from _walk(inner, skip, depth - 1, seen)
 
 
 def _folders(directory: Path, skip: Callable[[str], None]) -> list[Path]:
     try:
-        found = [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
+        found = [path for path in directory.iterdir() if path.is_dir()]
     except OSError as error:
         skip(f"{directory}: {error.strerror or error}")
         return []
-    return sorted(path for path in found if not path.name.startswith("."))
+    # Links last: what is here is listed by its own name.
+    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: (path.is_symlink(), path))
 
 
 def _entries(directory: Path, skip: Callable[[str], None]) -> list[Entry]:
