@@ -156,18 +156,18 @@ def test_a_finished_run(tmp_path):
 
 
 def test_a_run_as_far_as_it_got(tmp_path):
-    directory = report_data.run(tmp_path / "run", exams=1)
+    directory = report_data.run(tmp_path / "run", exams=1, max_steps=60)
     shutil.rmtree(directory / "exams")
     with open(directory / "metrics.jsonl", "a") as file:
         file.write('{"step": 41, "ki')  # still being written
     document = document_of(directory)
-    assert document["state"]["text"] == "unfinished, step 40 of 40"
+    assert document["state"]["text"] == "unfinished, step 40 of 60"
     assert "Completions" not in titles(document)
     (directory / "checkpoint-40").mkdir()
-    assert document_of(directory)["state"]["text"] == "stopped at step 40 of 40"
+    assert document_of(directory)["state"]["text"] == "stopped at step 40 of 60"
     with locks.at_work(directory, "test"):
-        assert document_of(directory)["state"] == {"tone": "good", "text": "running, step 40 of 40"}
-    assert document_of(directory)["state"] == {"tone": "warn", "text": "killed at step 40 of 40"}
+        assert document_of(directory)["state"] == {"tone": "good", "text": "running, step 40 of 60"}
+    assert document_of(directory)["state"] == {"tone": "warn", "text": "killed at step 40 of 60"}
     (directory / "exam.json").unlink()
     (directory / "metrics.jsonl").unlink()
     assert list(titles(document_of(directory))) == ["Settings"]
