@@ -86,8 +86,8 @@ def test_rewards_that_float32_does_not_have_are_flat_too(tmp_path):
             rewards=lambda completions, **_: [0.1] * len(completions), per_device_train_batch_size=16,
         )  # fmt: skip
         loss = trained._compute_loss
-        trained._compute_loss = lambda model, part, loss=loss, seen=seen: seen.append(len(part["advantages"])) or loss(
-            model, part
+        trained._compute_loss = lambda model, part, loss=loss, seen=seen: (
+            seen.append(len(part["advantages"])) or loss(model, part)
         )
         trained.train()
         steps[choice] = seen
