@@ -36,6 +36,7 @@ METHODS = {
     "cosine": "`--schedule cosine`: no signal",
     "sasr": "**`sasr`, its default**",
 }
+LATER_SWITCHES = ("static-140", "static-180")  # at equal seconds
 LEFT = "sasr-left"  # rules.py: SasrLeft; for docs/rule-controls.md
 # With `curriculum: adaptive`, for the same page: adaptive-TASK*.json. In questions-TASK*.json, of commit 8afaf69, it
 # orders questions alone and not demonstrations.
@@ -90,7 +91,7 @@ def merged(names: Sequence[str], ordered: bool = False) -> Values:
         for method, runs in read(HERE / "again" / f"{name}.json").items():
             if ordered and name.startswith(AUTO.format("")):  # the names of those with and without an order
                 method = ADAPTIVE.get(method, method.removesuffix("-none"))
-            if method in METHODS or method == LEFT or method in ADAPTIVE.values():
+            if method in METHODS or method in LATER_SWITCHES or method == LEFT or method in ADAPTIVE.values():
                 values[method] = runs | values.get(method, {})
     return values
 
@@ -281,26 +282,36 @@ def alike() -> list[str]:
 
 def seconds() -> list[str]:
     """At equal seconds inside steps: pass@1 of each method, the steps it got, and SASR's differences."""
-    methods = ("static-60", "static-100", "sasr")
     found = further("seconds")
     groups = {task: [task] for task in found} | {"**all eight**": list(found)}
     # `harder` once more, with the default of today: on a machine twice as fast, so that it is not put among the others.
     later = {task + LATER: auto for task, auto in further("seconds-auto").items() if auto}
     kept = [task for task in found if task + LATER not in later]
     groups |= {task: [task] for task in later} | {"**all eight, these two in their place**": [*kept, *later]}
-    found |= later
+    return in_as_much_time(found | later, groups, ("static-60", "static-100"))
+
+
+def later_switches() -> list[str]:
+    """The same against static with a longer warm-up, for which there is time when SFT steps are cheap."""
+    found = further("later")
+    return in_as_much_time(found, {task: [task] for task in found} | {"**all eight**": list(found)}, LATER_SWITCHES)
+
+
+def in_as_much_time(found: dict[str, list[str]], groups: dict[str, list[str]], switches: Sequence[str]) -> list[str]:
+    """A table of these groups of tasks, static with these switches and SASR."""
+    methods = (*switches, "sasr")
     values = {task: with_swept(merged(own)) for task, own in found.items()}
     lines = [
-        "| equal seconds | " + " | ".join(f"`{m}` (steps)" for m in methods) + " | `sasr` - `static-60` "
-        "| - `static-100` | - static, swept | p |",
-        "|---" * (len(methods) + 5) + "|",
+        "| equal seconds | " + " | ".join(f"`{m}` (steps)" for m in methods) + " | "
+        f"`sasr` - `{switches[0]}` | " + " | ".join(f"- `{m}`" for m in switches[1:]) + " | - static, swept | p |",
+        "|---" * (len(methods) + len(switches) + 3) + "|",
     ]
     for name, members in groups.items():
         own = {task: values[task] for task in members}
         taken = spent("steps", *(f"again/{part}" for task in members for part in found[task]))
         means = {m: mean([runs for v in own.values() for runs in v[m].values()]) for m in methods}
         cells = [f"{means[m]:.3f} ({taken[m]:.0f})" for m in methods]
-        cells += [ahead(own, "sasr", other) for other in ("static-60", "static-100", "static")]
+        cells += [ahead(own, "sasr", other) for other in (*switches, "static")]
         lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, 'sasr', 'static')} |")
     return lines
 
@@ -343,6 +354,7 @@ def main() -> None:
     insert(HERE.parents[1] / "rule-study.md", "first-base", table(first_base()))
     insert(HERE.parents[1] / "rule-study.md", "signal", signal(values))
     insert(HERE.parents[1] / "rule-study.md", "seconds", seconds())
+    insert(HERE.parents[1] / "rule-study.md", "later", later_switches())
     insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
     insert(HERE.parents[1] / "rule-controls.md", "adaptive", adaptive())
     insert(HERE.parents[1] / "rule-controls.md", "alike", alike())
