@@ -5,19 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import toy
+from refusals import error_of
 from sasr import fetch, models
-from sasr.errors import InputError
-
-
-def error_of(function, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 400
-    return message
 
 
 def test_fetch_leaves_a_model_alone(tmp_path, capsys):

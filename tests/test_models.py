@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import toy
+from refusals import error_of
 from sasr import model_files
-from sasr.errors import InputError
 from sasr.models import TINY_MODELS, check_model, load_model, load_tokenizer
 from sasr.parsing import parse
 
@@ -32,14 +32,6 @@ TEXTS = [
 def logits(model, ids=((5, 9, 3, 17, 30),)):
     with torch.no_grad():
         return model(torch.tensor(ids)).logits
-
-
-def error_of(function, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 400
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +365,7 @@ def test_checking_a_name_imports_nothing_heavy():
 )
 def test_the_reference_model_is_of_the_same_revision(tmp_path, monkeypatch, flags, expected):
     """TRL loads it by name, and would take the newest."""
+    import sasr.run
     import sasr.trainer
 
     made: dict[str, Any] = {}
