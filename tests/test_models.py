@@ -369,7 +369,12 @@ def test_the_reference_model_is_of_the_same_revision(tmp_path, monkeypatch, flag
     import sasr.trainer
 
     made: dict[str, Any] = {}
-    monkeypatch.setattr(sasr.trainer, "SASRTrainer", lambda **kwargs: made.update(kwargs) or SimpleNamespace())
+
+    def trainer(args, **kwargs):
+        made.update(kwargs, args=args, model_init_kwargs=args.model_init_kwargs)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(sasr.trainer, "SASRTrainer", trainer)
     monkeypatch.setattr(sasr.run, "progress_callbacks", lambda trainer: [])
     names = ["--model_name_or_path", "owner/name", "--model_revision", "v2", "--use_cpu", "true"]
     parsed = parse(["--output_dir", str(tmp_path / "run"), *names, *flags])
@@ -377,5 +382,6 @@ def test_the_reference_model_is_of_the_same_revision(tmp_path, monkeypatch, flag
     model.config._name_or_path = "owner/name"
     task = SimpleNamespace(reward_funcs=lambda: [toy.reward])
     sasr.run.build_trainer(parsed, model, toy.tokenizer(), task, [{"prompt": "1", "answer": "1"}], [], tmp_path)
-    assert made["args"].model_init_kwargs == expected
+    assert made["model_init_kwargs"] == expected
+    assert made["args"].model_init_kwargs is None, "or its resumption would be told to be another run"
     assert made["peft_config"] is None or made["peft_config"].revision == "v2"

@@ -43,7 +43,7 @@ def without_hub_tokens(settings: Mapping[str, Any]) -> dict[str, Any]:
     start without it, or it is none (`answer_key`), and would silently be another."""
     kept = {name: value for name, value in settings.items() if not is_secret(name)}
     if isinstance(nested := kept.get("model_init_kwargs"), Mapping):
-        kept["model_init_kwargs"] = {name: value for name, value in nested.items() if not is_secret(name)}
+        kept["model_init_kwargs"] = without_hub_tokens(nested)
     return kept
 
 
