@@ -33,6 +33,11 @@ class Adapter:
     revision: str | None
 
 
+def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model itself, or what an adapter is put on."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def is_adapter(directory: Path) -> bool:
     """Whether a directory holds an adapter and no whole model."""
     return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()

@@ -22,6 +22,7 @@ from transformers import GenerationConfig
 from trl.trainer.utils import add_fused_lm_head, pad
 
 from . import fused_head, prefill
+from .adapters import base_of
 from .demonstrations import Ids
 from .disconnect import STOPS
 from .exam.generation import generate
@@ -87,8 +88,7 @@ def main(
     for tensor, view in zip(tensors, views(memory, like), strict=True):
         tensor.data = view
     model.eval()  # without dropout, so that the log-probabilities are those of the policy that samples
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    add_fused_lm_head(base, temperature=sampling.temperature, cast_lm_head_to_fp32=sampling.fp32_head)
+    add_fused_lm_head(base_of(model), temperature=sampling.temperature, cast_lm_head_to_fp32=sampling.fp32_head)
     try:
         while True:
             message = connection.recv_bytes()

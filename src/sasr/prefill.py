@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from .adapters import base_of
+
 if TYPE_CHECKING:
     from .rollouts import ObservedGRPOTrainer
 
@@ -85,5 +87,4 @@ def prompt_cache(
 
 
 def _parameters(model: Any) -> Any:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's takes whatever its base does
-    return inspect.signature(base.forward).parameters
+    return inspect.signature(base_of(model).forward).parameters  # PEFT's takes whatever its base does

@@ -8,6 +8,7 @@ import torch
 from trl.data_utils import is_conversational
 
 from . import fused_head, prefill, spread
+from .adapters import base_of
 from .ahead import Made, RolloutsAhead
 from .demonstrations import Ids, end_of_turn_id
 from .input_hooks import keep_one_hook
@@ -44,8 +45,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         if token is not None and token not in self.eos_token_ids:
             self.eos_token_ids = [*self.eos_token_ids, token]
             # The saved model's too: whoever generates with it would run on to the token limit.
-            own = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            own.generation_config.eos_token_id = self.eos_token_ids
+            base_of(self.model).generation_config.eos_token_id = self.eos_token_ids
             if not self.use_vllm:
                 self.generation_config.eos_token_id = self.eos_token_ids
                 self.generation_kwargs["eos_token_id"] = self.eos_token_ids

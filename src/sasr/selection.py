@@ -26,7 +26,7 @@ from trl.trainer.utils import nanstd
 from .demonstrations import Demonstration, Ids, collate
 from .errors import InputError
 from .schedules import StepPlan
-from .spread import total, without_spread
+from .spread import own_part, total, without_spread
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -205,7 +205,8 @@ class Selection:
         known = self.trainer.demonstration_of_row
         gated = [count <= plan.gate and row in known for row, count in zip(self.asked, correct.tolist(), strict=True)]
         kept = torch.tensor([not g for g in gated], dtype=advantages.dtype, device=advantages.device)
-        advantages = advantages * self._own_part(kept.repeat_interleave(self.trainer.num_generations), advantages)
+        kept = kept.repeat_interleave(self.trainer.num_generations)
+        advantages = advantages * own_part(self.trainer, kept, advantages)
         chosen = [self._demonstration(row) for row, g in zip(self.asked, gated, strict=True) if g]
         share = len(chosen) / len(self.asked)
         # Mean over questions: GRPO's denominator counts the tokens of all questions already.
@@ -221,9 +222,9 @@ class Selection:
         if known:
             joined[has, 0] = total(self._rewards_of(known), weights).to(rewards.device)
         relative = group_advantages(torch.cat([totals, joined], dim=1), trainer.scale_rewards)
-        of_rollouts = self._own_part(relative[:, :-1].flatten(), own)
+        of_rollouts = own_part(trainer, relative[:, :-1].flatten(), own)
         # Groups without demonstration keep what TRL computed.
-        with_demonstration = self._own_part(has.repeat_interleave(trainer.num_generations), own)
+        with_demonstration = own_part(trainer, has.repeat_interleave(trainer.num_generations), own)
         own = torch.where(with_demonstration, of_rollouts.to(own.dtype), own)
         own = torch.where(own > 0, own * plan.positive_weight, own)
         chosen = Chosen([self._demonstration(row) for row in known], relative[has, -1].tolist())
@@ -232,11 +233,6 @@ class Selection:
             share = chosen.tokens / max(chosen.tokens + rollout_tokens, 1)
             chosen = replace(chosen, sft_scale=share, grpo_scale=1 - share, sft_share=share)
         return chosen, own
-
-    def _own_part(self, values: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """This rank's part of one value per rollout of all ranks."""
-        start = self.trainer.args.process_index * len(own)
-        return values[start : start + len(own)]
 
     def _rewards_of(self, rows: list[int]) -> torch.Tensor:
         """What the reward functions give the rows' demonstrations, shape (rows, reward functions). Asked once each."""

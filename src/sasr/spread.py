@@ -70,6 +70,12 @@ def without_spread(rewards: torch.Tensor) -> torch.Tensor:
     return high - low <= _ROUNDING * high.abs().clamp(min=1)
 
 
+def own_part(trainer: ObservedGRPOTrainer, values: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """This rank's part of one value per rollout of all ranks; `own` has as many."""
+    start = trainer.args.process_index * len(own)
+    return values[start : start + len(own)]
+
+
 def settle(trainer: ObservedGRPOTrainer, rewards: torch.Tensor, output: dict[str, Any]) -> None:
     """Give exactly 0 to the advantages of this rank's rollouts whose group is flat. Shape of `rewards`: (rollouts of
     all ranks, reward functions)."""
@@ -77,8 +83,7 @@ def settle(trainer: ObservedGRPOTrainer, rewards: torch.Tensor, output: dict[str
         rewards = total(rewards, trainer.reward_weights.to(rewards.device)).unsqueeze(1)
     size, own = trainer.num_generations, output["advantages"]
     flat = torch.stack([without_spread(column.reshape(-1, size)) for column in rewards.unbind(1)]).all(0)
-    start = trainer.args.process_index * len(own)
-    own[flat.repeat_interleave(size)[start : start + len(own)]] = 0.0
+    own[own_part(trainer, flat.repeat_interleave(size), own)] = 0.0
 
 
 def without_flat(trainer: ObservedGRPOTrainer, batch: dict[str, Any], loss_type: str) -> tuple[dict[str, Any], float]:

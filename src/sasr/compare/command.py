@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sasr.errors import InputError, did_you_mean, disk_failures_told
 from sasr.flags import Flags
 from sasr.redaction import redacted_command
-from sasr.runs.state import resume_command
+from sasr.runs.state import only_tuning_failed, resume_command
 
 if TYPE_CHECKING:
     from .plan import Budget
@@ -209,7 +209,7 @@ def _close(runner: Any, view: Any, directory: Path, status: int) -> None:
     again = resume_command("compare", directory)
     if status == 0:
         view.message(f"done: the table is in {directory / TABLE_FILE}, every figure in {directory / 'results.json'}")
-    elif status == 1 and content["left_out"] and not any(row["missing_seeds"] for row in content["methods"]):
+    elif status == 1 and only_tuning_failed(content):
         view.message(f"done, but for runs to tune that failed; the table is in {directory / TABLE_FILE}")
     elif status == 1:
         view.message(f"some runs failed; what is there is in {directory / TABLE_FILE}; try them again with: {again}")

@@ -64,18 +64,22 @@ def exam_state(directory: Path, done: bool, rows: int) -> State:
     return State("finished", "finished") if done else State("stopped", f"stopped after {rows} rows")
 
 
+def only_tuning_failed(results: Mapping[str, Any]) -> bool:
+    """Whether a comparison has all its final runs, without the points of grids whose runs failed."""
+    return bool(results.get("left_out")) and not any(method["missing_seeds"] for method in results["methods"])
+
+
 def comparison_state(directory: Path, results: Mapping[str, Any]) -> State:
     """Of `sasr compare`, from its results.json."""
     runs = results["runs"]
     done, failed = (sum(run["status"].startswith(name) for run in runs) for name in ("finished", "failed"))
     if locks.is_held(directory):
         return State("running", f"running, {done} of {len(runs)} runs done")
-    missing = any(method["missing_seeds"] for method in results["methods"])
-    if failed and results.get("left_out") and not missing:
+    if failed and only_tuning_failed(results):
         return State("finished", f"finished, but for {failed} run{'s' * (failed > 1)} to tune that failed")
     if failed:
         return State("failed", f"{failed} of {len(runs)} runs failed")
-    if done < len(runs) or missing:
+    if done < len(runs) or any(method["missing_seeds"] for method in results["methods"]):
         return State("stopped", f"stopped, {done} of {len(runs)} runs done")
     return State("finished", "finished")
 
