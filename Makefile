@@ -29,7 +29,7 @@ demo: $(STAMP)  ## Train a tiny model from scratch; ARGS goes to `sasr train`
 	@$(BIN)/sasr train $(ARGS)
 
 test: $(STAMP)  ## Lint, then run the tests; ARGS goes to pytest
-	@$(BIN)/ruff check src tests docs
+	@$(BIN)/ruff check src tests docs benchmarks examples
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-faults: $(STAMP)  ## Kill runs, fill disks, damage files, and see that nothing is lost; ARGS goes to pytest
@@ -49,7 +49,7 @@ test-vllm: $(VLLM_VENV)/.installed  ## Run the tests that need vLLM, in .venv-vl
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) tests/test_vllm*.py
 
 lint: $(STAMP)  ## Lint and check the types
-	@$(BIN)/ruff check src tests docs
+	@$(BIN)/ruff check src tests docs benchmarks examples
 	@$(BIN)/mypy
 
 audit: $(AUDIT_VENV)/.installed  ## Ask PyPI for known vulnerabilities of the versions in constraints.txt; ARGS goes to pip-audit

@@ -1,4 +1,4 @@
-"""Rollouts in mixed precision: weights cast once a generation, as SASRTrainer does, over once a token, as autocast does.
+"""Rollouts in mixed precision: weights cast once a generation, as SASRTrainer does, against once a token.
 
 The two take turns on the same prompts from the same random state, and must draw the same tokens.
 Run: python benchmarks/mixed_precision.py [--model NAME] [--json FILE]
