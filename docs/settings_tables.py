@@ -17,7 +17,7 @@ BLOCK = re.compile(r"<!-- settings: (\w+) -->.*?<!-- /settings -->", re.DOTALL)
 
 GROUPS = {
     "Who decides": (
-        "schedule gamma gamma_schedule useful_passes divergence_weight divergence_target divergence_every "
+        "schedule gamma gamma_schedule useful_passes share_of divergence_weight divergence_target divergence_every "
         "divergence_probe reference_model warmup_norm sft_norm sft_norm_ema sft_norm_every"
     ),
     "The warm-up": "sft_warmup_steps warmup_until warmup_min_steps warmup_anneal warmup_from held_out_demonstrations",

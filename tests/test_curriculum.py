@@ -187,7 +187,7 @@ def test_passes_count_what_was_studied_whatever_chose_it(tmp_path, settings):
     """And not what a probe looked at: 8 demonstrations of 24 a step."""
     trained = toy.trainer(tmp_path, schedule="random", sft_share=0.5, max_steps=14, sft_warmup_steps=4, **settings)
     signals, seen = trained.tracker.signals, []
-    trained.tracker.signals = lambda *of: seen.append(of[-1]) or signals(*of)
+    trained.tracker.signals = lambda *of, **more: seen.append(of[-1]) or signals(*of, **more)
     trained.train()
     kinds = [log["sasr/sft_weight"] for log in trained.state.log_history if "sasr/sft_weight" in log]
     assert 6 <= sum(kinds) <= 12, "SFT after the warm-up too, and GRPO"

@@ -30,6 +30,7 @@ def outcome(directory, step):
         found["signals"]["metrics"].pop(name, None)
     for name in ("seconds", "warmup_seconds", "unlogged"):
         del found["signals"]["budget"][name]  # wall-clock
+    del found["signals"]["costs"]["spent"]["seconds"]  # wall-clock
     logs = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     found["logs"] = [{k: v for k, v in entry.items() if not any(t in k for t in TIMES)} for entry in logs]
     return found

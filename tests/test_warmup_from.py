@@ -71,6 +71,7 @@ VARIANTS = {
     ),
     "sparse-logs": ({"logging_steps": 3}, {"logging_steps": 3}),
     "held-out": ({"held_out_demonstrations": 6}, {"held_out_demonstrations": 6, "gamma_schedule": "cosine"}),
+    "share-of-flops": ({}, {"share_of": "flops"}),
     "growing-pull": ({}, {"gamma_schedule": "cosine", "useful_passes": 4.0}),
 }
 

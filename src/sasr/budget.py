@@ -89,6 +89,7 @@ class Budget(TrainerCallback):
         self.seconds += self.step_seconds
         self._unlogged += self.step_seconds
         self.trainer.work.add_seconds(self.step_seconds)
+        self.trainer.costs.observe(self.trainer.plan.kind, seconds=self.step_seconds)
         if state.global_step <= self.trainer.tracker.warmup_steps:
             self.warmup_seconds = self.seconds
         seconds = self.seconds

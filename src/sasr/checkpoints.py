@@ -40,7 +40,7 @@ _FREE = {
     "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
     "reward_failures", "reward_timeout", "ddp_find_unused_parameters", "vllm_group_port",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
-    "activation_checkpointing_kwargs",
+    "activation_checkpointing_kwargs", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode",
 }  # fmt: skip
 _FREE_PREFIXES = (
     "log", "save_", "hub_", "push_to_hub", "eval_", "do_", "trackio", "dataloader_", "debug", "vllm_server_",
@@ -56,6 +56,7 @@ _DIVISION = (
 # loss by rounding alone.)
 AFTER_WARMUP = {
     "on_collapse", "sft_questions", "failed_threshold", "failed_decay", "flat_groups", "curriculum", "rollouts_ahead",
+    "share_of",
     "schedule", "rule", "depends_on_length", *(name for _, names in SCHEDULES.values() for name in names),
     "max_steps", "num_train_epochs", "max_seconds", "max_rollout_tokens",
     "learning_rate", "sft_hybrid_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
@@ -84,7 +85,9 @@ def model_facts(model) -> dict[str, Any]:
     and how the model below them is quantised."""
     from .quantised import facts  # torch, which `sasr runs` does without
 
-    found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters()), "dtype": str(model.dtype)}
+    # DeepSpeed's stage 3 leaves an empty tensor with a note of what it was.
+    count = sum(getattr(p, "ds_numel", None) or p.numel() for p in model.parameters())
+    found: dict[str, Any] = {"parameters": count, "dtype": str(model.dtype)}
     found |= facts(getattr(model.config, "quantization_config", None))
     for name, config in getattr(model, "peft_config", {}).items():
         prefix = "" if name == "default" else f"{name}."
@@ -274,6 +277,22 @@ def newest_whole(output_dir: str | Path, say: Callable[[str], None]) -> Path | N
     if problem:
         raise InputError(f"no checkpoint of {output_dir} is whole; {problem}")
     return None
+
+
+# What a checkpoint has besides the model; the directories are an engine's.
+_NOT_OF_THE_MODEL = (
+    "optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "sasr_", "latest", "zero_to_fp32",
+    "pytorch_model",
+)  # fmt: skip
+
+
+def copy_model(checkpoint: Path, directory: Path) -> None:
+    """Copy the files that make up the model. Raises `InputError` where there are no weights in one piece."""
+    files = [f for f in sorted(checkpoint.iterdir()) if f.is_file() and not f.name.startswith(_NOT_OF_THE_MODEL)]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise InputError(f"{checkpoint} has no model.safetensors: gather its weights, or go on with more max_steps")
+    for file in files:
+        shutil.copy2(file, directory / file.name)
 
 
 def publish(staged: Path, final: Path) -> None:

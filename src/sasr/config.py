@@ -59,7 +59,8 @@ class SASRConfig(GRPOConfig):
         sft_share (`float`, *optional*, defaults to `0.5`):
             `"random"`: probability of SFT in each step, such as the share that another run had.
         match_run (`str`, *optional*):
-            `"random"`: directory of another run, whose share of SFT steps after its warm-up becomes `sft_share`.
+            `"random"`: directory of another run, whose share of SFT steps after its warm-up becomes `sft_share`, and
+            `share_of` `"steps"`.
         mu_peak (`float`, *optional*, defaults to `0.9`):
             `"chord_mu"`: weight of the SFT loss at the end of the warm-up; GRPO's is 1 - mu (arXiv 2508.11408).
         mu_valley (`float`, *optional*, defaults to `0.05`):
@@ -85,6 +86,10 @@ class SASRConfig(GRPOConfig):
         useful_passes (`float`, *optional*, defaults to `16.0`):
             `"sasr"`: passes over the demonstrations after which their pull has fallen to 1/e: it matters where there
             are few of them. 0: it never falls, as in the paper.
+        share_of (`str`, *optional*, defaults to `"steps"`):
+            `"sasr"`, `"cosine"`, `"random"`: what p_sft is SFT's share of: the `"steps"`; their `"seconds"`; or their
+            `"flops"`, which do not depend on the machine. SFT steps being cheaper, the last two give it more of the
+            steps, by the mean costs measured so far (see `sasr.step_costs`).
         divergence_weight (`float`, *optional*, defaults to `0.0`):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
@@ -205,6 +210,7 @@ class SASRConfig(GRPOConfig):
     useful_passes: float = setting(
         16.0, "sasr: passes over the demonstrations after which their pull is down to 1/e; 0: never, the paper's."
     )
+    share_of: str = setting("steps", "sasr, cosine, random: what p_sft is a share of: steps, seconds or flops.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
     sft_questions: str = setting("all", "Demonstrations of SFT steps: all in turn, or failed questions first.")
@@ -321,7 +327,7 @@ class SASRConfig(GRPOConfig):
             return
         if self.schedule != "random" or self.sft_share != type(self).__dataclass_fields__["sft_share"].default:
             raise InputError("match_run is for schedule random, in place of sft_share: remove one of the settings")
-        self.sft_share = sft_share_of(self.match_run)
+        self.sft_share, self.share_of = sft_share_of(self.match_run), "steps"
 
     def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
         """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable

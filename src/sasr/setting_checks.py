@@ -12,7 +12,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import is_liger_kernel_available
 
-from . import agreement, budget, curriculum, reward_guard, spread, warmup
+from . import agreement, budget, curriculum, reward_guard, spread, step_costs, warmup
 from .errors import InputError, require, unknown
 from .model_files import short
 from .schedules import SCHEDULES, settings_of_other_schedules
@@ -56,6 +56,7 @@ def check_values(args: SASRConfig) -> None:
         ("sft_questions", ("all", "failed")),
         ("flat_groups", spread.CHOICES),
         ("curriculum", curriculum.MODES),
+        ("share_of", step_costs.UNITS),
     ):
         if getattr(args, name) not in known:
             raise unknown(name, getattr(args, name), known)

@@ -122,6 +122,7 @@ class SignalTracker:
         failed_batches: float = 0.0,
         spent: float = 0.0,
         passes: float = 0.0,
+        grpo_cost: float = 1.0,
     ) -> Signals:
         """The signals of the step about to be taken."""
         return Signals(
@@ -138,6 +139,7 @@ class SignalTracker:
             passes=passes,
             carry_over=self.carry_over,
             left_to_learn=self.left_to_learn,
+            grpo_cost=grpo_cost,
         )
 
     def state_dict(self) -> dict[str, Any]:

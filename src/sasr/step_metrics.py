@@ -40,10 +40,13 @@ def finish_step(trainer: SASRTrainer, norm: Any) -> None:
         ("divergence", tracker.divergence),
         ("held_out_loss", tracker.held_out_loss),
         ("carry_over", tracker.carry_over),
+        ("grpo_cost", None if trainer.costs.unit == "steps" or step < tracker.warmup_steps else trainer.costs.ratio),
     ):
         if value is not None:
             metrics[f"sasr/{name}"].append(value)
-    for name, value in trainer.work.finish_step().items():
+    work = trainer.work.finish_step()
+    trainer.costs.observe(plan.kind, flops=work["flops"])
+    for name, value in work.items():
         metrics[f"sasr/{name}"].append(value)
     for name, value in trainer.counts.items():
         metrics[f"sasr/{name}"] = [float(value)]

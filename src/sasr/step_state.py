@@ -33,6 +33,7 @@ def collect(trainer: SASRTrainer) -> dict[str, Any]:
         "watch": trainer.watch.state_dict(),
         "budget": trainer.budget.state_dict(),
         "work": trainer.work.state_dict(),
+        "costs": trainer.costs.state_dict(),
     }
 
 
@@ -46,6 +47,11 @@ def load(trainer: SASRTrainer, state: Mapping[str, Any]) -> None:
     trainer.counts.update({"demonstrations": state["sft_position"]} | state["counts"])
     trainer.budget.load(state)
     trainer.work.load_state_dict(state.get("work", {}))
+    trainer.costs.load_state_dict(state.get("costs", {}))
+    # What a step had gathered that an interruption ended, where the same trainer goes on.
+    trainer.sft_sums.zero_()
+    trainer.work.begin_step()
+    trainer._entropy_window_stats = None
 
 
 def rows(trainer: SASRTrainer) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
 from .sft_loss import sft_loss
+from .step_costs import StepCosts
 from .step_metrics import finish_step
 from .streams import RowStream
 from .watch import Watch
@@ -117,7 +118,10 @@ class SASRTrainer(ObservedGRPOTrainer):
         # likelihood. Read once a step: each look at a GPU's tensor waits for the GPU.
         self.sft_sums = torch.zeros(3, device=self.accelerator.device)
         self._fingerprint: dict[str, Any] | None = None
+        # Now: DeepSpeed and FSDP change the model in place, to another dtype and to parts of its weights.
+        self._model_facts = checkpoints.model_facts(self.accelerator.unwrap_model(self.model))
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
+        self.costs = StepCosts(args.share_of)
         self.budget = Budget(self)
         self.before_step = step_state.BeforeStep(self)
         self.ahead = RolloutsAhead(self)
@@ -178,7 +182,8 @@ class SASRTrainer(ObservedGRPOTrainer):
     def _decide(self) -> StepPlan:
         seed, step, end = self.args.seed, self.state.global_step, self.state.max_steps
         waiting, spent, passes = self.selection.waiting_batches, self.budget.share, self.selection.passes
-        plan = decide(self.schedule, self.tracker.signals(seed, step, end, waiting, spent, passes))
+        signals = self.tracker.signals(seed, step, end, waiting, spent, passes, grpo_cost=self.costs.ratio)
+        plan = decide(self.schedule, signals)
         plan = safeguards.adjusted(self, plan)
         if plan.demonstrations == "all":
             plan = replace(plan, demonstrations=self.args.sft_questions)
@@ -283,7 +288,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
         part = self._parts[inputs["index"]]  # only now: the rollouts may have decided it
         if part is not None:
-            prepared["demonstrations"] = self._prepare_input(part)
+            prepared["demonstrations"] = self.on_device(part)
         return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -351,7 +356,7 @@ class SASRTrainer(ObservedGRPOTrainer):
                 "depends_on_length": depends_on_length(self.args, self.schedule),
                 "rule": f"{type(self.schedule).__qualname__} {_settings_of(self.schedule)}",
                 "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
-                **checkpoints.model_facts(self.accelerator.unwrap_model(self.model)),
+                **self._model_facts,
             }
             self._fingerprint = checkpoints.fingerprint(self.args.to_dict(), **facts)
         return self._fingerprint

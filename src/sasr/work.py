@@ -37,6 +37,10 @@ class Work:
         self._trained = self._flops = 0.0  # of the step under way
         self._since_log = [0.0, 0.0]  # tokens, seconds
 
+    def begin_step(self) -> None:
+        """Forget what was counted of a step that was not finished."""
+        self._trained = self._flops = 0.0
+
     def forward(self, tokens: float) -> None:
         """A pass without gradient: generation, a reference, a probe. 2 N FLOPs per token."""
         self._flops += 2 * self.weights * tokens

@@ -37,6 +37,8 @@ METHODS = {
     "sasr": "**`sasr`, its default**",
 }
 LATER_SWITCHES = ("static-140", "static-180")  # at equal seconds
+# p as a share of the seconds; run with the seeds in these names of parts.
+SECONDS, WITH_SECONDS = "sasr-seconds", ("79-80", "81-82")
 LEFT = "sasr-left"  # rules.py: SasrLeft; for docs/rule-controls.md
 # With `curriculum: adaptive`, for the same page: adaptive-TASK*.json. In questions-TASK*.json, of commit 8afaf69, it
 # orders questions alone and not demonstrations.
@@ -91,7 +93,7 @@ def merged(names: Sequence[str], ordered: bool = False) -> Values:
         for method, runs in read(HERE / "again" / f"{name}.json").items():
             if ordered and name.startswith(AUTO.format("")):  # the names of those with and without an order
                 method = ADAPTIVE.get(method, method.removesuffix("-none"))
-            if method in METHODS or method in LATER_SWITCHES or method == LEFT or method in ADAPTIVE.values():
+            if method in (*METHODS, *LATER_SWITCHES, *ADAPTIVE.values(), LEFT, SECONDS):
                 values[method] = runs | values.get(method, {})
     return values
 
@@ -297,6 +299,26 @@ def later_switches() -> list[str]:
     return in_as_much_time(found, {task: [task] for task in found} | {"**all eight**": list(found)}, LATER_SWITCHES)
 
 
+def share_of_seconds() -> list[str]:
+    """p as a share of the seconds instead of the steps, with the seeds that have both."""
+    found = {task: [part for part in own if part.endswith(WITH_SECONDS)] for task, own in further("later").items()}
+    values = {task: with_swept(merged(own)) for task, own in found.items()}
+    lines = [
+        f"| equal seconds | `sasr` (steps) | `{SECONDS}` (steps) | the latter - `sasr` | p | "
+        + " | ".join(f"- `{m}`" for m in LATER_SWITCHES) + " | - static, swept | p |",
+        "|---" * 9 + "|",
+    ]
+    for name, members in ({task: [task] for task in found} | {"**all eight**": list(found)}).items():
+        own = {task: values[task] for task in members}
+        taken = spent("steps", *(f"again/{part}" for task in members for part in found[task]))
+        means = {m: mean([runs for v in own.values() for runs in v[m].values()]) for m in ("sasr", SECONDS)}
+        cells = [f"{mean_:.3f} ({taken[m]:.0f})" for m, mean_ in means.items()]
+        cells += [ahead(own, SECONDS, "sasr"), chance(own, SECONDS, "sasr")]
+        cells += [ahead(own, SECONDS, other) for other in (*LATER_SWITCHES, "static")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, SECONDS, 'static')} |")
+    return lines
+
+
 def in_as_much_time(found: dict[str, list[str]], groups: dict[str, list[str]], switches: Sequence[str]) -> list[str]:
     """A table of these groups of tasks, static with these switches and SASR."""
     methods = (*switches, "sasr")
@@ -355,6 +377,7 @@ def main() -> None:
     insert(HERE.parents[1] / "rule-study.md", "signal", signal(values))
     insert(HERE.parents[1] / "rule-study.md", "seconds", seconds())
     insert(HERE.parents[1] / "rule-study.md", "later", later_switches())
+    insert(HERE.parents[1] / "rule-study.md", "share", share_of_seconds())
     insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
     insert(HERE.parents[1] / "rule-controls.md", "adaptive", adaptive())
     insert(HERE.parents[1] / "rule-controls.md", "alike", alike())

@@ -41,12 +41,17 @@ SCHEDULES: dict[str, tuple[type[Schedule], tuple[str, ...]]] = {
     "r3": (R3, ()),
 }
 
+# Those that draw each step, by `coin`.
+COINS = ("sasr", "cosine", "random")
+
 
 def settings_of_other_schedules(schedule: str) -> dict[str, str]:
     """What would have no effect with this schedule, a name or one of the user's own, and whose setting each is. In a
     recipe it is not for this one."""
     own = SCHEDULES[schedule][1] if schedule in SCHEDULES else ()
-    return {name: owner for owner, (_, names) in SCHEDULES.items() for name in names if name not in own}
+    others = {name: owner for owner, (_, names) in SCHEDULES.items() for name in names if name not in own}
+    draws_none = schedule in SCHEDULES and schedule not in COINS
+    return others | ({"share_of": f"{', '.join(COINS[:-1])} or {COINS[-1]}"} if draws_none else {})
 
 
 # The classes of the table are importable from here too.

@@ -33,6 +33,8 @@ class Signals:
             measured.
         left_to_learn (`float` or `None`): 1 - the likelihood of a whole demonstration, of the last SFT step or its
             exponential mean, in [0, 1]; `None` before the first SFT step.
+        grpo_cost (`float`): What a GRPO step costs in SFT steps, where p is a share of that cost; 1 where it is one of
+            the steps.
     """
 
     step: int
@@ -48,6 +50,7 @@ class Signals:
     passes: float = 0.0
     carry_over: float | None = None
     left_to_learn: float | None = None
+    grpo_cost: float = 1.0
 
     @property
     def progress(self) -> float:
@@ -133,10 +136,14 @@ def draw(seed: int, step: int, purpose: str = "") -> float:
     return random.Random(f"{seed}:{step}{purpose}").random()
 
 
-def coin(sft_probability: float, signals: Signals) -> StepPlan:
-    """One SFT step with the given probability, otherwise one GRPO step."""
-    sft = signals.draw < sft_probability
-    return StepPlan(float(sft), float(not sft), sft_probability)
+def coin(share: float, signals: Signals) -> StepPlan:
+    """One SFT step or one GRPO step, drawn so that SFT gets this share of what the steps cost: p r / (p r + 1 - p) of
+    them, a GRPO step costing r = `grpo_cost` SFT steps."""
+    probability, studied = share, share * signals.grpo_cost
+    if signals.grpo_cost != 1:  # else rounding might change the share by its last digit
+        probability = studied / (studied + 1 - share)
+    sft = signals.draw < probability
+    return StepPlan(float(sft), float(not sft), probability)
 
 
 def decide(schedule: Schedule, signals: Signals) -> StepPlan:
