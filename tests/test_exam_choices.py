@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 
 import sasr.cli
 import toy
@@ -130,3 +131,59 @@ def test_perturbations_that_there_are_not(exam_place, capsys, flags, named):
     (exam_place / "swap.py").write_text(SWAP)
     assert sasr.cli.main(["exam", *EXAM, *flags, "--output_dir", "none"]) == 2
     assert named in capsys.readouterr().err and not (exam_place / "none").exists()
+
+
+HALF = SWAP + """
+
+class Half(Swap):
+    name = "half"
+
+    def perturbers(self):
+        return {"swap": self.swap, "none": lambda row, rng: None}
+
+
+class Nothing(Half):
+    def perturbers(self):
+        return {"none": lambda row, rng: None, "nor": lambda row, rng: None}
+"""
+
+
+def test_a_kind_that_fits_no_row(exam_place, capsys):
+    """The others are asked all the same."""
+    (exam_place / "half.py").write_text(HALF)
+    command = [*EXAM, "--task", "half.py:Half", "--perturb", "all", "--output_dir", "half"]
+    assert sasr.cli.main(["exam", *command]) == 0
+    assert f"note: none of the {ROWS} rows can be perturbed by none\n" in capsys.readouterr().out
+    assert list(content(exam_place / "half")["figures"]["robustness"]) == ["swap"]
+    message = refused(capsys, [*EXAM, "--task", "half.py:Nothing", "--perturb", "all", "--output_dir", "nothing"])
+    assert f"none of the {ROWS} rows of task half can be perturbed by none, nor" in message
+
+
+def test_rows_without_an_answer_are_left_out_where_that_is_asked_for(exam_place, capsys):
+    """Before --rows cuts, as of every other row that cannot be used."""
+    rows = [{"prompt": f"{a}+1=", **({} if a % 3 == 1 else {"answer": str(a + 1)})} for a in range(1, 9)]
+    (exam_place / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["exam", *EXAM, "--data", "mixed.jsonl", "--rows", "4", "--bad_rows", "skip", "--output_dir", "mixed"]
+    assert sasr.cli.main(command) == 0
+    assert "note: 3 of 8 rows have no answer and are left out" in capsys.readouterr().out
+    records = [json.loads(line) for line in (exam_place / "mixed" / "completions.jsonl").read_text().splitlines()]
+    assert [record["prompt"] for record in records] == ["2+1=", "3+1=", "5+1=", "6+1="]
+    (exam_place / "unjudged.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    message = refused(capsys, [*EXAM, "--data", "unjudged.jsonl", "--bad_rows", "skip"])
+    assert "no row has an answer" in message
+
+
+def test_worked_solutions_are_read_before_the_completions(exam_place, capsys, monkeypatch):
+    """What the model cannot read was found after hours of generating, and the exam could not be finished any more."""
+    monkeypatch.setattr("sasr.exam.examiner.Examiner.examine", None)
+    tokens = AutoConfig.from_pretrained("lm").max_position_embeddings
+    shape = {"vocab_size": len(toy.tokenizer()), "n_positions": tokens, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    learned = GPT2LMHeadModel(GPT2Config(**shape))
+    learned.save_pretrained("learned")
+    toy.tokenizer().save_pretrained("learned")
+    long = {"prompt": "1+1=", "completion": "2" * tokens, "answer": "2"}
+    (exam_place / "long.jsonl").write_text(json.dumps(long) + "\n")
+    command = [*EXAM, "--model", "learned", "--nll_task", "jsonl", "--nll_data", "long.jsonl", "--output_dir", "long"]
+    status = sasr.cli.main(["exam", *command])
+    error = capsys.readouterr().err
+    assert status == 2 and f"more than the {tokens} positions of the model: give other nll_data" in error, error

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import sasr.cli
+import toy
 from small_exam import EXAM, MORE, content, refused
 
 pytestmark = pytest.mark.usefixtures("in_exam_place")
@@ -125,10 +127,17 @@ def test_vllm_is_not_installed(capsys, monkeypatch):
 
 
 def test_more_tokens_than_the_model_has_positions(capsys, tmp_path):
-    status = sasr.cli.main(["exam", *EXAM, "--max_new_tokens", "62", "--output_dir", str(tmp_path / "exam")])
+    """Those that turn go on beyond, and a training that asks for them goes on: so does its exam."""
+    more = ["--max_new_tokens", "62", "--output_dir", str(tmp_path / "exam")]
+    shape = {"vocab_size": len(toy.tokenizer()), "n_positions": 64, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path / "learned")
+    toy.tokenizer().save_pretrained(tmp_path / "learned")
+    status = sasr.cli.main(["exam", *EXAM, "--model", str(tmp_path / "learned"), *more])
     err = capsys.readouterr().err
     assert status == 2 and "64 positions" in err and "lower max_new_tokens" in err and err.count("\n") == 1
     assert not (tmp_path / "exam").exists()
+    assert sasr.cli.main(["exam", *EXAM, *more, "--rows", "1", "--n", "1"]) == 0
+    assert "than the 64 tokens that the model was made for" in capsys.readouterr().out
 
 
 def test_too_little_memory(capsys, monkeypatch, tmp_path):

@@ -142,6 +142,7 @@ def test_the_seed_decides(task):
         ("a 20%-off sale", None),
         ("It is 2 times more", None),
         ("It is 12 times as big", None),
+        ("He makes $ 78 dollars off each", None),  # of SVAMP
         ("It is 1/2 times as big", None),
         ("He ran 1 km, then", None),
         ("He went twice.", None),
@@ -179,6 +180,8 @@ def test_units_in_latex(text, expected):
         ("Sam and Samantha have 2.", "Samantha has 2.", "2"),
         ("Natalia has 2. Natalie has 3.", "Natalia and Natalie have 5.", "5"),
         ("Elizabeth has 2. Liz has 3.", "Elizabeth has 3, Liz too.", "2"),
+        ("Nicholas has 5. Nick gives 2 away. How many has Nicholas?", "Nicholas has 5, Nick gives 2.", "3"),
+        ("She lives in San Diego.", "San Diego is far.", "2"),
         ("How many letters has Peter?", "Peter has 5 letters.", "5"),
         ("Peter, who is older?", "It is Peter.", "Peter"),
         ("We go to St. Peter.", "St. Peter is far.", "2"),

@@ -288,15 +288,16 @@ def test_questions_harder_than_every_demonstration(tmp_path):
         assert difficulty_notes(easy, [], toy.settings(tmp_path, **settings)) == []
 
 
-def test_prompt_and_completion_have_to_fit_into_the_model(tmp_path):
-    args, rotary = toy.settings(tmp_path, max_completion_length=4), toy.model().config
-    learned = GPT2Config(n_positions=64)
-    assert check_positions(60, rotary, args) == check_positions(60, learned, args) == []
+def test_prompt_and_completion_have_to_fit_into_the_model():
+    rotary, learned = toy.model().config, GPT2Config(n_positions=64)
+    assert check_positions(60, rotary, 4) == check_positions(60, learned, 4) == []
     words = "61 tokens, which with max_completion_length (4) is more than the 64"
-    (note,) = check_positions(61, rotary, args)
+    (note,) = check_positions(61, rotary, 4)
     assert words in note, "those turn further, so that it is for the user to say"
     with pytest.raises(InputError, match=re.escape(f"{words} positions of the model")):
-        check_positions(61, learned, args)
+        check_positions(61, learned, 4)
+    with pytest.raises(InputError, match="max_new_tokens"):
+        check_positions(61, rotary, 4, "max_new_tokens", hard=True)
 
 
 def test_exams_on_validation_rows_at_chosen_moments(tmp_path):

@@ -143,7 +143,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
         device=args.device,
         **options,
     )
-    for note in check_positions(longest, model.config, args):
+    for note in check_positions(longest, model.config, args.max_completion_length):
         say(note)
     with failures_told(directory):
         if checkpoint is None and is_main():
@@ -215,7 +215,8 @@ def _train_to_the_end(trainer, exams: Exams, trackers: Trackers, checkpoint: Pat
         if trainer.budget_spent:
             say(trainer.budget.reason())
         if finished:
-            exams.take("final", trainer)  # where no step was left to do
+            if trainer.finished_in is None:
+                exams.take("final", trainer)  # where no step was left to do
             trackers.end()
             with checkpoints.writing("the model", Path(trainer.args.output_dir)):
                 trainer.save_model(trainer.args.output_dir)
@@ -280,7 +281,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # An adapter names it as its base, and vLLM looks there.
         model.name_or_path = str(Path(path).resolve())
     peft_config = get_peft_config(settings.model)
-    revision, given = settings.model.model_revision, args.model_init_kwargs
+    revision, given = settings.model.model_revision, (args.model_init_kwargs, args.liger_kernel_config)
     if revision not in (None, "main"):
         if peft_config is not None:
             peft_config.revision = revision
@@ -288,7 +289,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
             # By these TRL loads the reference model, and a reward model that is given by its name.
             if any(isinstance(function, str) for function in task.reward_funcs()):
                 raise InputError("model_revision with beta and a reward model by name: download the model first")
-            args.model_init_kwargs = {**(given or {}), "revision": revision}
+            args.model_init_kwargs = {**(given[0] or {}), "revision": revision}
     try:
         trainer = SASRTrainer(
             model=model,
@@ -303,7 +304,8 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # Settings that only TRL, PEFT or an engine can judge, with the model at hand; packages that they need.
         raise InputError(str(error)) from error
     finally:
-        args.model_init_kwargs = given  # a resumed run is compared by it before there is a trainer
+        # TRL changes the other too. A resumed run is compared by them before there is a trainer.
+        args.model_init_kwargs, args.liger_kernel_config = given
     for callback in progress_callbacks(trainer):
         trainer.remove_callback(callback)
     return trainer

@@ -106,7 +106,7 @@ def _run(request: Request, directory: Path, again: str) -> None:
     if request.perturb:
         if "all" in request.perturb and not task.perturbations():
             raise InputError(f"task {task.name} knows no perturbation: leave --perturb out")
-        rows += perturbed_rows(task, rows, request.perturb)
+        rows += perturbed_rows(task, rows, request.perturb, notes.append)
     others = demonstrations(request, notes.append) if request.nll_task is not None else []
     # The same names may stand for other rows and weights by the time that an exam goes on.
     digests = {
@@ -143,7 +143,10 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
 
     started = time.monotonic()
     examiner = Examiner(request, task)
-    examiner.prepare(rows)
+    if others:
+        view.message(f"measuring {len(others)} worked solutions of {request.nll_task}")
+    for note in examiner.prepare(rows, others):
+        view.message(note)
     size, per_row = request.block, 1 + request.n
     records = store.open(rows, request.n, size)
     if records:
@@ -166,7 +169,7 @@ def _examine(request: Request, task: Any, rows: list, others: list, store: Any, 
             ) from None
         store.append(block, first)
         records += block
-    figures = examiner.figures(records, others, time.monotonic() - started)
+    figures = examiner.figures(records, time.monotonic() - started)
     store.finish(figures)
     return figures
 

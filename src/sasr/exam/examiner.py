@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
@@ -17,6 +17,7 @@ from sasr.exam.store import block_seed
 from sasr.exam.vllm_engine import VllmEngine
 from sasr.models import load_configs, load_model, load_tokenizer
 from sasr.quantised import accelerator_or_cpu, compute_dtype, config_of
+from sasr.rows import check_positions
 from sasr.tasks.base import Row, Task
 
 Record = dict[str, Any]
@@ -40,6 +41,7 @@ class Examiner:
             self.model, self.tokenizer = self._load(request.model)
             self.config, generation_config = self.model.config, self.model.generation_config
         self.engine: Engine | None = None
+        self.nll: dict[str, Any] | None = None
         self.initial = self._load(request.initial_model)[0] if request.initial_model is not None else None
         self.template: dict[str, Any] = dict((request.run or {}).get("chat_template_kwargs") or {})
         # Like the rollouts of training, completions end with the chat template's end of turn too.
@@ -48,25 +50,25 @@ class Examiner:
         if end is not None and end not in self.eos_ids:
             self.eos_ids = [*self.eos_ids, end]
 
-    def prepare(self, rows: Sequence[Row]) -> None:
-        """Start the engine. Raises `InputError` for what only the loaded models tell, before the first completion."""
+    def prepare(self, rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
+        """Measure the NLL of `others`, the demonstrations whose it is wanted, and start the engine. Raises `InputError`
+        for what only the loaded models tell, before the first completion. Returns notes about the rows."""
         config = self.config.get_text_config()
         if self.initial is not None and self.initial.config.get_text_config().vocab_size != config.vocab_size:
             raise InputError(
                 f"initial_model {self.request.initial_model} has another number of output tokens than the examined "
                 "model: take the one that the training started from"
             )
-        positions = getattr(config, "max_position_embeddings", None)
         prompts = tokenize_prompts([row["prompt"] for row in rows], self.tokenizer, **self.template)
         longest = max(len(ids) for ids in prompts)
-        if positions is not None and longest + self.request.max_new_tokens > positions:
-            raise InputError(
-                f"a prompt has {longest} tokens, which with max_new_tokens ({self.request.max_new_tokens}) is more "
-                f"than the {positions} positions of the model: lower max_new_tokens, or leave the row out"
-            )
-        if self.request.engine == "vllm":
-            request, length = self.request, longest + self.request.max_new_tokens
+        request, vllm = self.request, self.request.engine == "vllm"
+        notes = check_positions(longest, self.config, request.max_new_tokens, "max_new_tokens", hard=vllm)
+        # First: for a demonstration that the model cannot read there is no exam, whatever was answered by then.
+        self.nll = self._nll(others) if others else None
+        if vllm:
+            length = longest + request.max_new_tokens
             self.engine = VllmEngine(request.model, config, request.dtype, length, request.batch_size)
+        return notes
 
     def examine(self, rows: Sequence[Row], block: int, progress: Callable[[int, int], None]) -> list[Record]:
         """The records of one block of rows, whichever blocks came before."""
@@ -93,8 +95,8 @@ class Examiner:
             record.update({name: row[name] for name in ("perturbation", "original") if name in row})
         return records
 
-    def figures(self, records: Sequence[Record], others: Sequence[Row], seconds: float) -> dict[str, Any]:
-        """Everything that is measured, JSON-safe; `others` are the demonstrations whose NLL is wanted."""
+    def figures(self, records: Sequence[Record], seconds: float) -> dict[str, Any]:
+        """Everything that is measured, JSON-safe."""
         robustness = measures.robustness(records)
         records = [record for record in records if "perturbation" not in record]
         result = summarise(records, self.request.n, ks=self.request.k, seconds=seconds)
@@ -111,7 +113,7 @@ class Examiner:
             "lengths": measures.lengths(records),
             "robustness": robustness,
             **means,
-            "nll": self._nll(others) if others else None,
+            "nll": self.nll,
         }
 
     def _load(self, name: str) -> tuple[Any, Any]:
@@ -140,7 +142,7 @@ class Examiner:
             for completion in (record["greedy"], *record["samples"]):
                 del completion["token_ids"]
 
-    def _nll(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+    def _nll(self, rows: Sequence[Row]) -> dict[str, Any]:
         demonstrations = tokenize_demonstrations(
             rows,
             self.tokenizer,
@@ -148,6 +150,14 @@ class Examiner:
             self.eos_ids,
             **self.template,
         )
+        longest = max(d.length for d in demonstrations)
+        config = self.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and longest > positions and not getattr(config, "rope_parameters", None):
+            raise InputError(
+                f"nll_task {self.request.nll_task}: a demonstration has {longest} tokens, more than the {positions} "
+                "positions of the model: give other nll_data"
+            )
         pad_id, initial = self.eos_ids[0], self.initial
         return {
             "task": self.request.nll_task,

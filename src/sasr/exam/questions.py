@@ -13,7 +13,7 @@ from sasr.rows import RowReader, held_out_rows
 from sasr.task_config import TaskConfig
 from sasr.tasks import get_task
 from sasr.tasks.base import Row, Task
-from sasr.tasks.perturb import perturbed
+from sasr.tasks.perturb import those_that_fit
 from sasr.tasks.text import one_line
 from sasr.trained_on import without_studied
 
@@ -33,9 +33,18 @@ def exam_rows(task: Task, request: Request, reader: RowReader | None = None) -> 
         rows = [(reader.place(row), row) for row in reader.load(request.data, "test")]
     if request.difficulty:
         rows = _of_difficulty(rows, request.difficulty)
+    if request.bad_rows == "skip" and any(row.get("answer") is None for _, row in rows):
+        judged = [(where, row) for where, row in rows if row.get("answer") is not None]
+        if not judged:
+            raise InputError("no row has an answer, so no completion can be judged: give others")
+        reader.others.append(f"note: {len(rows) - len(judged)} of {len(rows)} rows have no answer and are left out")
+        rows = judged
     for where, row in rows[: request.rows]:
         if row.get("answer") is None:
-            raise InputError(f"{where}: no answer, so a completion cannot be judged: add it, or leave the row out")
+            raise InputError(
+                f"{where}: no answer, so a completion cannot be judged: add it, or leave the row out, which --bad_rows "
+                "skip does"
+            )
     return [row for _, row in rows[: request.rows]]
 
 
@@ -50,14 +59,24 @@ def _of_difficulty(rows: list[tuple[str, Row]], wanted: Sequence[str]) -> list[t
     return [(where, row) for where, row in rows if str(row.get("difficulty")) in wanted]
 
 
-def perturbed_rows(task: Task, rows: list[Row], kinds: Sequence[str]) -> list[Row]:
+def perturbed_rows(
+    task: Task, rows: list[Row], kinds: Sequence[str], say: Callable[[str], None] = lambda text: None
+) -> list[Row]:
     """The rows perturbed by each kind in turn (`all`: by every kind of the task): `perturbation` names the kind, and
-    `original` is the place in `rows` of the row it was made from. A row that a kind does not fit is left out."""
+    `original` is the place in `rows` of the row it was made from. A row that a kind does not fit is left out; `say` is
+    told of a kind that fits none. Raises `InputError` where no kind fits any."""
     place = {id(row): i for i, row in enumerate(rows)}
+    wanted = task.perturbations() if "all" in kinds else kinds
+    found = {kind: those_that_fit(task, rows, kind) for kind in wanted}
+    missing = ", ".join(kind for kind, pairs in found.items() if not pairs)
+    if missing and not any(found.values()):
+        raise InputError(f"none of the {len(rows)} rows of task {task.name} can be perturbed by {missing}: give others")
+    if missing:
+        say(f"note: none of the {len(rows)} rows can be perturbed by {missing}")
     return [
         {**changed, "perturbation": kind, "original": place[id(original)]}
-        for kind in (task.perturbations() if "all" in kinds else kinds)
-        for original, changed in perturbed(task, rows, kind)
+        for kind, pairs in found.items()
+        for original, changed in pairs
     ]
 
 

@@ -12,6 +12,12 @@ from sasr.errors import InputError
 from sasr.tasks.base import Row, Task
 
 
+def those_that_fit(task: Task, rows: Iterable[Row], kind: str, seed: int = 0) -> list[tuple[Row, Row]]:
+    """As [`perturbed`], and none at all where no row can be perturbed so."""
+    tried = ((row, task.perturb(row, kind, seed)) for row in rows)
+    return [(row, changed) for row, changed in tried if changed is not None]
+
+
 def perturbed(task: Task, rows: Iterable[Row], kind: str, seed: int = 0) -> list[tuple[Row, Row]]:
     """Pairs of an original row and its perturbed one, for the rows that can be perturbed so.
 
@@ -20,9 +26,12 @@ def perturbed(task: Task, rows: Iterable[Row], kind: str, seed: int = 0) -> list
         rows (`Iterable[Row]`): As `load_rows` gives them: prompts are texts, not conversations.
         kind (`str`): One of `task.perturbations()`.
         seed (`int`, *optional*, defaults to 0): Another seed, other perturbed rows.
+
+    Raises:
+        InputError: There are none.
     """
-    tried = [(row, task.perturb(row, kind, seed)) for row in rows]
-    pairs = [(row, changed) for row, changed in tried if changed is not None]
+    rows = list(rows)
+    pairs = those_that_fit(task, rows, kind, seed)
     if not pairs:
-        raise InputError(f"none of the {len(tried)} rows of task {task.name} can be perturbed by '{kind}'; give others")
+        raise InputError(f"none of the {len(rows)} rows of task {task.name} can be perturbed by '{kind}'; give others")
     return pairs

@@ -44,7 +44,8 @@ UNITS: list[Rewriting] = [
         rf"(?<![\w$.,/-])(?<!\b[Aa] )(?<!\b[Tt]he )\$(?!1[.,;:?!)]*(?:\s|$))({_NUMBER})(?:{_OVER}|{_WORD_AFTER})",
         r"\1 dollars",
     ),
-    _rule(rf"{_ALONE}{_NOT_ONE}({_NUMBER}) dollars(?:{_OVER}|{_WORD_AFTER})", r"$\1"),
+    # Some of SVAMP has "$ 78 dollars".
+    _rule(rf"(?<!\$ ){_ALONE}{_NOT_ONE}({_NUMBER}) dollars(?:{_OVER}|{_WORD_AFTER})", r"$\1"),
     _rule(rf"{_ALONE}({_NUMBER})%(?=[\s.,;:?!)]|$)", r"\1 percent"),
     _rule(rf"{_ALONE}({_NUMBER}) percent(?=[\s.,;:?!)]|$)", r"\1%"),
     *_MULTIPLES,

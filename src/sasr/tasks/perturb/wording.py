@@ -30,9 +30,9 @@ _SPELLING = re.compile(
     re.IGNORECASE,
 )
 _CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
-# A place, a thing or a family rather than a person: St. Paul, Lake Louise, an Oscar, Billy Mountain.
+# A place, a thing or a family rather than a person: St. Paul, San Diego, Lake Louise, an Oscar, Billy Mountain.
 _NOT_A_PERSON = (
-    r"(?:\b(?:[Ss]aint|Santa|St\.|Lake|Mount|Mt\.|Cape|Fort|Hurricane|[Tt]he|[Aa]n?)\s+|\\){name}\b"
+    r"(?:\b(?:[Ss]aint|San|Santa|St\.|Lake|Mount|Mt\.|Cape|Fort|Port|Hurricane|[Tt]he|[Aa]n?)\s+|\\){name}\b"
     r"|\b{name}s?\s+[A-Z][a-z]"
 )
 # One person may be called by two of these.
@@ -65,6 +65,16 @@ _SHORT_FORMS = tuple(
         "Nathaniel Nathan Nate",
         "Abigail Abby",
         "Isabella Isabel Bella Izzy",
+        "Nicholas Nicolas Nick Nicky",
+        "Zachary Zack Zach Zac",
+        "Thomas Tom Tommy",
+        "Jacob Jake Jakob",
+        "Cynthia Cindy",
+        "Amanda Mandy",
+        "Christina Christine Kristina Tina Chris Chrissy",
+        "Albert Bert Bertie Al",
+        "Victoria Vicky Vicki Tori",
+        "Terrence Terence Terry",
     )
 )
 
