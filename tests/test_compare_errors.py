@@ -12,6 +12,8 @@ import yaml
 import sasr.cli
 from refusals import JSONL, ROW, checked
 from sasr.compare import runner
+from sasr.compare.check import check_runs
+from sasr.compare.reading import read
 from sasr.parsing import RECIPES, read_recipe
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -151,6 +153,18 @@ COMPARE = {
         {"methods": {"sft": {}, "sasr": {"on_collapse": "rollback"}}},
         ["method sasr: on_collapse rollback", "test rows", "warn or sft"],
     ),
+    "sparse-logs": ({"methods": {"sft": {}, "sasr": {"logging_steps": 10}}}, ["method sasr", "--logging_steps 1"]),
+    # As many kinds of steps as the method before it, so that the rows are read once.
+    "second-weights": (
+        {"methods": {"static": {}, "sasr": {"reward_weights": [1.0, 1.0, 1.0]}}}, ["method sasr", "reward_weights"]
+    ),
+    "second-model": (
+        {"methods": {"static": {}, "sasr": {"model_name_or_path": "./nowhere"}}}, ["method sasr", "./nowhere"]
+    ),
+    "second-held-out": (
+        {"methods": {"static": {}, "sasr": {"tune": {"held_out_demonstrations": [4, 400]}}}},
+        ["method sasr with held_out_demonstrations 400", "held_out_demonstrations"],
+    ),
     "rollback-tuned": (
         {"methods": {"sasr": {"tune": {"on_collapse": ["warn", "rollback"]}}}},
         ["method sasr with on_collapse rollback", "test rows"],
@@ -254,3 +268,13 @@ def test_not_under_torchrun(error, monkeypatch):
     monkeypatch.setattr(sasr.cli, "_leave", lambda status: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "without torchrun" in error(*STEPS)
+
+
+def test_methods_of_other_seeds_ask_the_same_rows_of_a_seed():
+    """Stories are made by the seed: those of seed 2 are others than those of seed 1, for each method alike."""
+    for seeds in ("2-8", "4-5"):  # with a seed in common, and without
+        methods = {"sft": {}, "sasr": {"seeds": seeds}}
+        recipe = {"task": "stories", "model_name_or_path": "tiny-llama", "sft_warmup_steps": 2, "train_rows": 40}
+        recipe |= {"exam_rows": 4, "compare": {"budget": "steps=4", "seeds": "1-3", "methods": methods}}
+        digests, _ = check_runs(read(recipe, "r.yaml", {}, {}))
+        assert len(digests) == 2, "sft reads no answers"

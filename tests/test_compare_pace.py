@@ -36,6 +36,13 @@ def test_a_run_that_takes_longer_than_its_like_is_not_nearly_done():
     assert pace.left([AtWork("static", 600.0, 0.5)], []) == 600
 
 
+def test_of_a_run_that_goes_on_the_rest_alone_is_known():
+    """The last seventh of one run was taken for what each of the others would need."""
+    pace = Pace()
+    pace.took("static", 300.0)
+    assert pace.left([AtWork("sasr", 30.0, 0.75, fresh=False)], ["sasr", "sasr"]) == 10 + 300 + 300
+
+
 def test_the_exam_of_a_run_takes_what_it_takes_its_like():
     pace = Pace()
     assert pace.left([AtWork("static", 90.0, 1.0)], []) == 0, "nothing is known of it"

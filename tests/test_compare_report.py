@@ -13,6 +13,7 @@ from sasr.compare.plan import Comparison
 from sasr.compare.reading import read
 from sasr.compare.tuning import best_point
 from sasr.compare.view import columns
+from sasr.runs.state import total_seconds
 
 
 def comparison(section: dict | None = None) -> Comparison:
@@ -115,6 +116,37 @@ def test_least_p_is_said():
     text = report.markdown(content(made, results))
     assert "with 3 seeds it cannot be below 0.25" in text
     assert "+0.250 [+0.250, +0.250] | 0.250 | 0.250 |" in text
+
+
+def test_least_p_of_a_method_with_fewer_seeds():
+    made = comparison({"methods": {"static": {}, "sasr": {}, "sft": {"seeds": "1-2"}}, "seeds": "1-3"})
+    seeds = {"static": (1, 2, 3), "sasr": (1, 2, 3), "sft": (1, 2)}
+    results = {f"runs/{m}/seed-{s}": measured([s]) for m in seeds for s in seeds[m]}
+    text = report.markdown(content(made, results))
+    assert "with 3 seeds it cannot be below 0.25" in text
+    assert "sft: its p cannot be below 0.5, 2 of its seeds being the baseline's" in text and "sasr: its p" not in text
+
+
+def test_interval_where_nothing_or_everything_was_right():
+    """As that of an exam: 128 failures leave a success in 36 possible, however often they are drawn again."""
+    made = comparison({"methods": ["static", "sasr"], "seeds": "1-2"})
+    results = {f"runs/static/seed-{s}": measured([0] * 128) for s in (1, 2)}
+    results |= {f"runs/sasr/seed-{s}": measured([4] * 128) for s in (1, 2)}
+    static, sasr = report.figures(made, results)
+    assert static["metrics"]["pass@1"]["interval"] == [0.0, pytest.approx(1 - 0.025 ** (1 / 128))]
+    assert sasr["metrics"]["pass@1"]["interval"] == [pytest.approx(0.025 ** (1 / 128)), 1.0]
+    assert sasr["difference"]["pass@1"]["interval"] == [1.0, 1.0]
+
+
+def test_a_shared_warm_up_counts_once_in_the_total():
+    runs = [
+        {"directory": "warmups/1", "stage": "warmup", "warmup": None, "seconds": 10.0},
+        {"directory": "runs/a", "warmup": "warmups/1", "seconds": 30.0},
+        {"directory": "runs/b", "warmup": "warmups/1", "seconds": 25.0},
+        {"directory": "runs/c", "warmup": None, "seconds": 7.0},
+        {"directory": "runs/d", "warmup": "warmups/1"},
+    ]
+    assert total_seconds({"runs": runs}) == 10 + 20 + 15 + 7
 
 
 def test_text_that_could_break_a_table():

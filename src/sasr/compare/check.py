@@ -17,6 +17,7 @@ from sasr.rows import RowReader, collect_rows, overlap_notes
 from sasr.run import check_reward_weights
 from sasr.run_directory import check_free
 from sasr.tasks import get_task
+from sasr.tasks.base import Task
 
 from .plan import Comparison, Method, Run, differences, with_additions
 
@@ -25,11 +26,12 @@ ROWS_FILE = "rows.json"
 
 
 class Rows(NamedTuple):
-    """What the runs of a method read with this seed: digests of the exam's rows, and of all of them, and what is to be
-    said of them."""
+    """What the runs of a method read with this seed, and with what task: digests of the exam's rows, and of all of
+    them, and what is to be said of them."""
 
     method: str
     seed: int
+    task: Task
     exam: str
     every: str
     notes: list[str]
@@ -53,8 +55,9 @@ def check_runs(comparison: Comparison, jobs: int = 1) -> tuple[dict[str, str], l
             _check_run(comparison, method, run, asked, jobs)
         except InputError as error:
             raise InputError(f"{where}: {str(error).removeprefix('config.yaml: ')}") from None
-    first, *others = asked.values()
-    for other in others:
+    first_of: dict[int, Rows] = {}  # rows that a task generates differ by seed
+    for other in asked.values():
+        first = first_of.setdefault(other.seed, other)
         if other.exam != first.exam:
             raise InputError(
                 f"methods {first.method} and {other.method} are examined on different rows: give both the same data"
@@ -74,20 +77,24 @@ def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str
             "on_collapse rollback chooses a checkpoint by exams, and those of the final runs ask the test rows, which "
             "decide the table: give --on_collapse warn or sft"
         )
+    if args.logging_steps != 1 or args.logging_strategy != "steps":
+        raise InputError("a comparison counts the steps of each kind in the metrics: give --logging_steps 1")
     if jobs > 1 and args.use_vllm and args.vllm_mode == "server":
         raise InputError("vllm_mode server: a server has the weights of one run at a time: give --jobs 1")
-    alike = repr((settings.task, kinds))
-    if alike not in asked:  # reading rows takes time: once for all that read the same
-        asked[alike] = Rows(method.name, args.seed, *_check_rows(settings, args))
-
-
-def _check_rows(settings: Settings, args: SASRConfig) -> tuple[str, str, list[str]]:
-    """Digests of what the exam asks, and of all rows; notes about them."""
-    task = get_task(settings.task.task, settings.task.task_options)
-    check_reward_weights(task, settings)
     if settings.model.model_name_or_path is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(settings.model.model_name_or_path)
+    # Reading rows takes time: once for all that read the same, and keep as many demonstrations from SFT.
+    kept = (args.held_out_demonstrations,) if args.held_out_demonstrations else ()
+    alike = repr((settings.task, kinds, *kept))
+    if alike not in asked:
+        task = get_task(settings.task.task, settings.task.task_options)
+        asked[alike] = Rows(method.name, args.seed, task, *_check_rows(task, settings, args))
+    check_reward_weights(asked[alike].task, settings)
+
+
+def _check_rows(task: Task, settings: Settings, args: SASRConfig) -> tuple[str, str, list[str]]:
+    """Digests of what the exam asks, and of all rows; notes about them."""
     reader = RowReader(task, settings.task.bad_rows)
     *studied, held_out = collect_rows(task, settings.task, args, reader)
     if not held_out:

@@ -11,12 +11,13 @@ WARMUP = ""  # the method of a shared warm-up
 
 
 class AtWork(NamedTuple):
-    """A run that has been started: its method, the seconds so far, and the share of its steps that they took it
-    through: more than 0, 1 in its exam, `None` where that is not known."""
+    """A run that has been started: its method, the seconds so far, the share of its steps that they took it through
+    (more than 0, 1 in its exam, `None` where that is not known), and whether those are all that it has."""
 
     method: str
     spent: float
     share: float | None
+    fresh: bool = True
 
 
 class Pace:
@@ -43,7 +44,8 @@ class Pace:
             if run.share is None or run.share >= 1:  # of its exam nothing is known
                 unforeseen.append(run)
                 continue
-            took.setdefault(run.method, []).append(run.spent / run.share)
+            if run.fresh:  # of one that goes on only the rest is known
+                took.setdefault(run.method, []).append(run.spent / run.share)
             seconds += run.spent / run.share - run.spent
         # A warm-up tells nothing about runs with rollouts.
         others = [each for method, group in took.items() if method != WARMUP for each in group]

@@ -161,9 +161,11 @@ class Comparison:
     def samples_of_settings(self) -> list[tuple[Method, Run]]:
         """A run of every kind there can be, of one seed each: what has to be checked before anything is trained."""
         found = []
+        common = [seed for seed in self.methods[0].seeds if all(seed in method.seeds for method in self.methods)]
         for method in self.methods:
+            seed = (common or method.seeds)[0]  # rows that a task generates are the same for the same seed
             for point in self._tuned_like(method).points() if self._tuned_like(method).grid else [{}]:
-                found.append((method, self._final_run(method, method.seeds[0], {self._tuned_like(method).name: point})))
+                found.append((method, self._final_run(method, seed, {self._tuned_like(method).name: point})))
         return found
 
     def _order(self) -> list[Method]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sasr.checkpoints import write_atomically
+from sasr.exam.passk import proportion_interval
 from sasr.live import format_duration
 
 from . import statistics
@@ -68,7 +69,13 @@ def figures(
 
 def _level(runs: Sequence[Measures], metric: str) -> Figures:
     values = [per_problem(measures, metric) for measures in runs]
-    return {"mean": statistics.mean(values), "interval": _interval(values, _crossed(runs))}
+    every = np.concatenate(values)
+    if (every == every[0]).all() and every[0] in (0.0, 1.0):
+        # Resampled they stay the same. That of one exam's problems: no more is known to be independent.
+        interval = list(proportion_interval(min(values, key=len)))
+    else:
+        interval = _interval(values, _crossed(runs))
+    return {"mean": statistics.mean(values), "interval": interval}
 
 
 def _difference(runs: Mapping[int, Measures], base: Mapping[int, Measures], metric: str) -> Figures | None:
@@ -216,11 +223,17 @@ def notes(content: Figures) -> list[str]:
         "With one seed it covers the choice of problems only."
     ]
     if seeds:
+        fewer = {row["method"]: len(d["seeds"]) for row in methods for d in row["difference"].values() if d}
+        fewer = {name: count for name, count in fewer.items() if count < seeds}
         lines.append(
             f"difference to {section['baseline']}: paired by seed and problem. p: two-sided sign-flip permutation test "
             f"over seeds; with {seeds} seed{'s' * (seeds > 1)} it cannot be below {statistics.least_p(seeds):.2g}, "
             "whatever the difference. p (Holm): adjusted for the number of methods."
         )
+        lines += [
+            f"{name}: its p cannot be below {statistics.least_p(count):.2g}, {count} of its seeds being the baseline's"
+            for name, count in fewer.items()
+        ]
     lines.append(
         "SFT share: mean over the steps after the warm-up. Time: inside optimizer steps, warm-up included, exams apart."
     )

@@ -327,7 +327,7 @@ class Runner:
 
     def _left(self) -> float | None:
         now = time.monotonic()
-        at_work = [AtWork(c.run.method, now - c.begun, self._share(c)) for c in self._children]
+        at_work = [AtWork(c.run.method, now - c.begun, self._share(c), c.fresh) for c in self._children]
         ahead = [run.method for run in self.runs if run.path not in self.status] + self._waiting()
         left = self._pace.left(at_work, ahead)
         return None if left is None else left / self.jobs

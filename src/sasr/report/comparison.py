@@ -34,7 +34,7 @@ from sasr.report.document import (
     table,
 )
 from sasr.report.reading import read_json
-from sasr.runs.state import comparison_state
+from sasr.runs.state import comparison_state, total_seconds
 
 Results = Mapping[str, Any]
 METRIC = "pass@1"
@@ -59,7 +59,7 @@ def comparison_document(directory: Path, page: Path) -> Document:
         facts.insert(0, {"title": "Highest accuracy", "value": best["method"], "note": note})
     baseline = results["comparison"]["compare"]["baseline"]
     facts.append({"title": "Methods", "value": str(len(results["methods"])), "note": f"baseline {baseline}"})
-    seconds = sum(number(run.get("seconds")) or 0.0 for run in results["runs"])
+    seconds = total_seconds(results)
     runs = f"{done} of {len(results['runs'])} runs done, tuning and warm-ups included"
     facts.append({"title": "Time", "value": format_duration(seconds), "note": f"inside optimizer steps; {runs}"})
     ranked = sorted(methods, key=lambda method: -method["metrics"][METRIC]["mean"])

@@ -15,7 +15,7 @@ from sasr.metrics import METRICS_FILE, read_totals
 from sasr.report import examined
 from sasr.report.document import number
 from sasr.report.reading import find_kind, read_json, read_yaml
-from sasr.runs.state import CONFIG_HEAD, State, comparison_state, exam_state, resume_command, run_state
+from sasr.runs.state import CONFIG_HEAD, State, comparison_state, exam_state, resume_command, run_state, total_seconds
 
 Entry = dict[str, Any]
 _DEPTH = 4  # folders of folders; deeper ones belong to something else
@@ -148,7 +148,7 @@ def _comparison(directory: Path) -> Entry:
         "runs_done": sum(run["status"] == "finished" for run in results["runs"]),
         "runs": len(results["runs"]),
         "best": None if best is None else {"label": best, "figure": "pass@1", "value": means[best]},
-        "seconds": sum(number(run.get("seconds")) or 0.0 for run in results["runs"]),
+        "seconds": total_seconds(results),
     }
 
 

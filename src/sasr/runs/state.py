@@ -69,6 +69,19 @@ def only_tuning_failed(results: Mapping[str, Any]) -> bool:
     return bool(results.get("left_out")) and not any(method["missing_seeds"] for method in results["methods"])
 
 
+def total_seconds(results: Mapping[str, Any]) -> float:
+    """Seconds inside optimizer steps of all runs of a comparison; a warm-up that several share counts once, though it
+    is in the seconds of each."""
+    runs = results["runs"]
+    of_warmup = {run.get("directory"): _seconds(run) for run in runs if run.get("stage") == "warmup"}
+    return sum(_seconds(run) - min(of_warmup.get(run.get("warmup"), 0.0), _seconds(run)) for run in runs)
+
+
+def _seconds(run: Mapping[str, Any]) -> float:
+    value = run.get("seconds")
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
 def comparison_state(directory: Path, results: Mapping[str, Any]) -> State:
     """Of `sasr compare`, from its results.json."""
     runs = results["runs"]
