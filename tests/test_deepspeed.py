@@ -25,7 +25,8 @@ from pathlib import Path
 import toy
 stage, parts = {stage}, {parts}
 zero = {{
-    "zero_optimization": {{"stage": stage}}, "gradient_clipping": "auto",
+    "zero_optimization": {{"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}},
+    "gradient_clipping": "auto",
     "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
     "zero_force_ds_cpu_optimizer": False,
 }}
@@ -41,15 +42,20 @@ os._exit(0)
 """
 
 
+def start(place: Path, command: list[str], launched: bool) -> subprocess.CompletedProcess[str]:
+    """As one of one process of a launcher, or by itself."""
+    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **(names if launched else {})}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), environment.get("PYTHONPATH", "")])
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
 def run(place: Path, stage: int, parts: int = 1) -> list[list]:
     place.mkdir()
     (place / "script.py").write_text(SCRIPT.format(tests=str(ROOT / "tests"), stage=stage, parts=parts))
-    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **(launched if stage else {})}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    start(place, [sys.executable, "script.py"], bool(stage))
     kind, deepspeed, history = json.loads((place / "history.json").read_text())
     assert deepspeed == bool(stage) and (kind == "DEEPSPEED") == bool(stage)
     return history
@@ -78,3 +84,41 @@ def test_no_micro_batch_is_dropped(tmp_path, plain, stage):
     first = next(i for i, row in enumerate(plain) if row[1] == 0)
     assert first >= 4
     assert_close(split[:first], plain[:first])
+
+
+RESUME = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import toy
+zero = {{
+    "zero_optimization": {{"stage": {stage}, "stage3_gather_16bit_weights_on_model_save": True}},
+    "gradient_clipping": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+    "zero_force_ds_cpu_optimizer": False, "bf16": {{"enabled": "auto"}},
+}}
+trainer = toy.trainer(
+    Path("run"), deepspeed=zero, use_cpu=False, bf16=True, save_strategy="steps", save_steps=6,
+    max_steps=int(sys.argv[1]),
+)
+trainer.train(resume_from_checkpoint={resume})
+print("STEPS", trainer.state.global_step, trainer.counts["sft_steps"] + trainer.counts["grpo_steps"])
+trainer.save_model("model")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_run_goes_on_and_a_finished_one_gives_its_model(tmp_path, stage):
+    """DeepSpeed casts the weights to bfloat16 and takes them apart in place, so that each resumption was refused as
+    that of another run; and a run that had ended died of the engine that it had not started."""
+    from safetensors.torch import load_file
+
+    weights = []
+    for resume, steps in (("None", 6), ("True", 12), ("True", 12)):
+        (tmp_path / "script.py").write_text(RESUME.format(tests=str(ROOT / "tests"), stage=stage, resume=resume))
+        done = start(tmp_path, [sys.executable, "script.py", str(steps)], True)
+        assert f"STEPS {steps} {steps}" in done.stdout
+        weights.append(load_file(tmp_path / "model" / "model.safetensors"))
+    assert all(weights[1][name].equal(weights[2][name]) for name in weights[1])
+    assert not all(weights[0][name].equal(weights[1][name]) for name in weights[1])

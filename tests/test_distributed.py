@@ -283,10 +283,10 @@ def test_shares_of_an_exam(tmp_path, monkeypatch, sharded, count):
 
     monkeypatch.setattr(sasr.callbacks, "examine_rows", examine_rows)
     monkeypatch.setattr(sasr.callbacks, "gather_object", gather_object)
-    monkeypatch.setattr(sasr.callbacks, "unwrap_model_for_generation", lambda model, accelerator: nullcontext())
+    monkeypatch.setattr(sasr.callbacks, "unwrap_model_for_generation", lambda *of, **more: nullcontext())
     for rank in range(3):
         args = SimpleNamespace(process_index=rank, world_size=3, max_completion_length=4, temperature=1.0, seed=0)
-        args.per_device_eval_batch_size = 2
+        args.per_device_eval_batch_size, args.gradient_checkpointing_kwargs = 2, None
         trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=0), is_deepspeed_enabled=False)
         trainer.is_fsdp_enabled, trainer.model_wrapped, trainer._tokenizer = sharded, None, None
         trainer.eos_token_ids, trainer.chat_template_kwargs = [1], {}

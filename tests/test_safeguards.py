@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,14 +234,33 @@ def test_what_the_loss_scaler_does_not_mend_is_a_skipped_step(tmp_path, scale, s
 
 def test_what_a_growing_pull_and_harder_questions_do_is_no_news(tmp_path):
     """p is near 1 and near 0 at the ends of every long run then, and the reward falls with each level."""
-    for changes, told in (({}, (0.995, 0.3)), ({"gamma_schedule": "cosine"}, (None, 0.3)),
-                          ({"curriculum": "easy_to_hard"}, (0.995, None))):  # fmt: skip
+    for changes, told in (({}, (0.995, False)), ({"gamma_schedule": "cosine"}, (None, False)),
+                          ({"curriculum": "easy_to_hard"}, (0.995, True))):  # fmt: skip
         trained, seen = toy.trainer(tmp_path, **changes), []
         trained.watch.observe = lambda measured, seen=seen: seen.append(measured) or []
         trained.state.global_step, trained.plan = 5, StepPlan(0.0, 1.0, 0.995)
         trained._metrics["train"]["reward"].append(0.3)
         safeguards.after_gradients(trained, 1.0, None)
-        assert (seen[0].sft_probability, seen[0].reward) == told, changes
+        assert (seen[0].sft_probability, seen[0].gets_harder) == told and seen[0].reward == 0.3, changes
+
+
+def test_questions_that_get_harder_hide_no_other_warning():
+    """Of rollouts that are all cut, or never right, nothing was said then."""
+    for gets_harder in (False, True):
+        rules, said = watch.Watch(), []
+        for step in range(1, 200):
+            reward = 0.5 if step < 60 else 0.05
+            seen = {"norm": 1.0, "reward": reward, "entropy": 1.0, "cut": 1.0, "gets_harder": gets_harder}
+            said += rules.observe(watch.Measured(step=step, kind="grpo", **seen))
+        assert any("are cut at the token limit" in text for text in said)
+        assert any("collapse" in text for text in said) == (not gets_harder), said
+        assert (rules.collapsed_at is not None) == (not gets_harder)
+
+
+@pytest.mark.parametrize("answer", ["sft", "rollback"])
+def test_a_collapse_is_not_told_by_rewards_of_harder_questions(tmp_path, answer):
+    with pytest.raises(InputError, match=f"on_collapse {answer} goes by the reward"):
+        toy.settings(tmp_path, on_collapse=answer, curriculum="easy_to_hard")
 
 
 def test_engines_that_would_lose_the_model_are_refused(tmp_path, monkeypatch):
@@ -256,6 +276,14 @@ def test_engines_that_would_lose_the_model_are_refused(tmp_path, monkeypatch):
                 with pytest.raises(InputError, match="saves no model: set fsdp_state_dict_type to FULL_STATE_DICT"):
                     engine_checks.check(trained)
             else:
+                engine_checks.check(trained)
+    for stage, gathers, refused in ((3, None, True), (3, "auto", True), (3, True, False), (2, None, False)):
+        zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": gathers}
+        plugin = SimpleNamespace(deepspeed_config={"zero_optimization": zero})
+        with monkeypatch.context() as patch:
+            patch.setattr(trained, "is_deepspeed_enabled", True)
+            patch.setattr(trained, "accelerator", SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)))
+            with pytest.raises(InputError, match="set zero3_save_16bit_model: true") if refused else nullcontext():
                 engine_checks.check(trained)
     trained.args.use_transformers_continuous_batching = trained.args.bf16 = True
     with pytest.raises(InputError, match="casts the weights to bf16 for good"):

@@ -133,7 +133,8 @@ class Exams:
             # Generation is collective there, so each process needs as many batches: with a row whose result is dropped.
             rows = rows + self.rows[:1] * (-(-len(self.rows) // args.world_size) - share)
         progress(0, len(rows) * (1 + self.samples))
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+        kwargs = {"gradient_checkpointing_kwargs": args.gradient_checkpointing_kwargs}
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **kwargs) as model:
             # With fewer rows than processes some have none.
             own = rows and examine_rows(
                 model,

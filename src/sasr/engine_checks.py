@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 
@@ -27,6 +27,12 @@ def check(trainer: SASRTrainer) -> None:
     if trainer.is_fsdp_enabled and "FULL" not in str(trainer.accelerator.state.fsdp_plugin.state_dict_type):
         # transformers then saves checkpoints, and no model at the end, without a word
         raise InputError("FSDP with sharded state dicts saves no model: set fsdp_state_dict_type to FULL_STATE_DICT")
+    whole = not hasattr(trainer.model, "peft_config")
+    if whole and trainer.is_deepspeed_enabled and _leaves_weights_in_parts(trainer.accelerator):
+        raise InputError(
+            "DeepSpeed ZeRO-3 that does not gather its weights saves no model: set zero3_save_16bit_model: true in "
+            "accelerate's file, or stage3_gather_16bit_weights_on_model_save in DeepSpeed's"
+        )
     mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else None
     if args.use_transformers_continuous_batching and mixed and trainer.model.dtype.itemsize > 2:
         # TRL casts the trained weights themselves for a generation, and never back.
@@ -36,3 +42,8 @@ def check(trainer: SASRTrainer) -> None:
         )
     if args.flat_groups != "keep" and (trainer._is_vlm or trainer.aux_loss_enabled):
         raise InputError(f"flat_groups {args.flat_groups} is for dense text models: set it to keep")
+
+
+def _leaves_weights_in_parts(accelerator: Any) -> bool:
+    zero = accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    return zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True

@@ -20,8 +20,11 @@ def begin_after_warmup(trainer: SASRTrainer, scheduler: LambdaLR) -> None:
     """Shift a scheduler's shape to begin after the warm-up. Raises `InputError` if it is no function of the step."""
     if not isinstance(scheduler, LambdaLR):
         raise InputError(f"lr_scheduler_type {trainer.args.lr_scheduler_type} depends on its history: use another")
+    if getattr(scheduler, "begins_after_warmup", False):
+        return  # the user's own, which transformers keeps where the same trainer goes on
     warmup, shapes = trainer.warmup, scheduler.lr_lambdas
     scheduler.lr_lambdas = [lambda step, shape=shape: shape(max(step - warmup.bound, 0)) for shape in shapes]
+    scheduler.begins_after_warmup = True
 
 
 def apply(trainer: SASRTrainer) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
@@ -34,11 +35,14 @@ class ResumableGRPOTrainer(GRPOTrainer):
         budget_spent (`bool`): The run ended, or may not go on, because a budget of its settings is spent.
         best_checkpoint (`Callable`): Gives the checkpoint of the best exam so far and its pass@1, or `None`; whoever
             takes exams sets it.
+        finished_in (`Path` or `None`): The last checkpoint of a run that had ended before and has its weights in parts:
+            they are not loaded, and [`save_model`] copies them.
         around_training (`Callable`): Gives what each `train()` happens within, told whether that goes on from a
             checkpoint of this run; whoever records it sets it.
     """
 
     budget_spent = False
+    finished_in: Path | None = None
     best_checkpoint: Callable[[], tuple[Path, float] | None] = staticmethod(lambda: None)
     around_training: Callable[[bool], AbstractContextManager[Any]] = staticmethod(lambda goes_on: nullcontext())
     _shares_warmup = False  # the state under way was loaded from another run's warm-up
@@ -114,10 +118,19 @@ class ResumableGRPOTrainer(GRPOTrainer):
         last = math.inf if self._shares_warmup and self.args.max_steps <= 0 else state.max_steps
         if state.global_step < last and not self.is_over(checkpoints.read_state(Path(checkpoint))):
             return False
-        self._load_from_checkpoint(checkpoint)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            self.finished_in = Path(checkpoint)  # the engine, which divides them, starts with the first step
+        else:
+            self._load_from_checkpoint(checkpoint)
         self.state = state
         self._load_state(Path(checkpoint), finished=True)
         return True
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        if self.finished_in is None:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            checkpoints.copy_model(self.finished_in, Path(output_dir or self.args.output_dir))
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         # After all callbacks: whether one of them wants a checkpoint, which then is no timed one, is known.
@@ -214,9 +227,14 @@ class ResumableGRPOTrainer(GRPOTrainer):
         parts_then = state["fingerprint"]["steps_per_generation"]
         self._step = state["rollout_step"] * self.args.steps_per_generation // parts_then
         self._device_random = tensors.get("device_random", {})  # which earlier checkpoints lack
-        self._buffered_inputs = self._prepare_input(tensors["rollouts"])
+        self._buffered_inputs = self.on_device(tensors["rollouts"])
         self._resumed = None if finished else {**state, "tr_loss": tensors["tr_loss"]}
         self.load_run_state(directory, state, tensors)
+
+    def on_device(self, tensors: Any) -> Any:
+        """Moved to the device as they are: with DeepSpeed transformers' own way would round log-probabilities and
+        advantages to the weights' dtype."""
+        return send_to_device(tensors, self.args.device)
 
     def restore_running_loss(self) -> None:
         """To be called before the first step: transformers resets these after the checkpoint is loaded."""
@@ -225,5 +243,6 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self._globalstep_last_logged = self._resumed["last_logged"]
             self._total_loss_scalar = self._resumed["total_loss"]
             self._initial_global_step = 0  # train_loss is the mean over the steps since then
+            self._metrics["train"].clear()  # of a step that an earlier train() of this object did not finish
             self._metrics["train"].update(self._resumed["metrics"])
             self._resumed = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .checkpoints import all_checkpoints, step_of
-from .errors import Diverged, require, unknown
+from .errors import Diverged, InputError, require, unknown
 from .schedules import SFT_STEP, StepPlan, draw
 from .watch import WINDOW, Measured
 
@@ -30,6 +30,11 @@ def check_settings(args: SASRConfig) -> None:
     require("max_skipped_steps", args.max_skipped_steps, lambda v: v >= 1, "1 or more")
     if args.on_collapse not in ANSWERS:
         raise unknown("on_collapse", args.on_collapse, ANSWERS)
+    if args.on_collapse != "warn" and args.curriculum == "easy_to_hard":
+        raise InputError(
+            f"on_collapse {args.on_collapse} goes by the reward, which falls with every level of curriculum "
+            "easy_to_hard: set one of them otherwise"
+        )
 
 
 def notes(args: SASRConfig, exam_split: str) -> list[str]:
@@ -89,14 +94,13 @@ def after_gradients(trainer: SASRTrainer, norm: float | None, sft_loss: float | 
     # A pull that grows begins and ends with p near 1 and 0 by itself.
     constant = trainer.args.schedule == "sasr" and trainer.args.gamma_schedule == "constant"
     adapts = constant and step >= trainer.warmup.bound
-    if trainer.args.curriculum == "easy_to_hard":
-        of_rollouts["reward"] = None  # it falls with every level
     seen = Measured(
         step=step + 1,
         kind=plan.kind,
         norm=norm,
         loss=sft_loss,
         sft_probability=plan.sft_probability if adapts else None,
+        gets_harder=trainer.args.curriculum == "easy_to_hard",
         success=trainer.levels.success() if trainer.curriculum is None else {},
         **of_rollouts,
     )

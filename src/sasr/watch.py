@@ -40,6 +40,7 @@ class Measured:
         sft_probability (`float`, *optional*): Of a schedule that adapts it, after the warm-up.
         success (`Mapping[float, float]`): Success rate of each difficulty in the last rollouts, the easiest first, if
             questions are asked whatever theirs is.
+        gets_harder (`bool`): The questions do, level by level, so that a reward that falls is no collapse.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Measured:
     cut: float | None = None
     sft_probability: float | None = None
     success: Mapping[float, float] = field(default_factory=dict)
+    gets_harder: bool = False
 
     @property
     def is_finite(self) -> bool:
@@ -81,7 +83,7 @@ class Watch:
             said += self._exploding(seen) + self._stuck(seen)
             if seen.reward is not None:
                 said += self._teaches_nothing(seen) + self._too_easy_or_too_hard(seen)
-                said += self._collapse(seen.step, seen.reward, seen.entropy)
+                said += [] if seen.gets_harder else self._collapse(seen.step, seen.reward, seen.entropy)
         return said
 
     @property

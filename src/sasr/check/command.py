@@ -67,7 +67,7 @@ def check(argv: list[str]) -> int:
 
 
 def _read(argv: list[str]) -> tuple[Settings, _Options]:
-    from sasr.parsing import base_recipe, parse
+    from sasr.parsing import RECIPES, base_recipe, parse, read_recipe
     from sasr.tasks import TASKS
 
     rest: list[str] = []
@@ -84,8 +84,10 @@ def _read(argv: list[str]) -> tuple[Settings, _Options]:
     task = next((rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "--task"), next(iter(TASKS)))
     recipe = "--config" in named or base_recipe({"task": task}) == task
     judges_needs = recipe or "--schedule" in named
-    # Without a recipe of its name nobody has asked for a training of this task yet: the settings are those of any.
-    settings = parse(["--output_dir", "unused", *rest], None if judges_needs else {"sft_warmup_steps": 1})
+    # Without a recipe of its name nobody has asked for a training of this task yet: what it needs is not judged, but
+    # the limits are those that a training would have.
+    defaults = None if judges_needs else {**read_recipe(str(RECIPES / "own.yaml")), "sft_warmup_steps": 1}
+    settings = parse(["--output_dir", "unused", *rest], defaults)
     tiny = str(settings.model.model_name_or_path).startswith("tiny-")
     return settings, _Options(
         json=None if file is None else Path(file),

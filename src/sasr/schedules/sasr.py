@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sasr.errors import InputError
+
 from .base import Signals, StepPlan, coin
 from .cosine import cosine_share
 
@@ -53,15 +55,15 @@ class Sasr:
         return coin(self.probability(signals), signals)
 
     def probability(self, signals: Signals) -> float:
-        """p_t in [0, 1]. Raises `ValueError` if a norm or the divergence that w asks for is missing."""
+        """p_t in [0, 1]. Raises `InputError` if a norm or the divergence that w asks for is missing."""
         last, warmup, w = signals.sft_grad_norm, signals.warmup_grad_norm, self.divergence_weight
         if w < 1 and (last is None or warmup is None):
-            raise ValueError(
+            raise InputError(
                 "no SFT gradient norm was measured in the warm-up, so SASR cannot decide (DeepSpeed stage 0 in fp32 "
                 "reports none; use ZeRO stage 1 or higher, or another engine)"
             )
         if w > 0 and signals.divergence is None:
-            raise ValueError("no divergence was measured, but divergence_weight > 0")
+            raise InputError("no divergence was measured, but divergence_weight > 0")
         norm_ratio = 0.0 if w == 1 else _ratio(last, warmup)
         drift = max(signals.divergence or 0.0, 0.0) / self.divergence_target
         s = (1 - w) * norm_ratio + w * drift
