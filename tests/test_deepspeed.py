@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from docs_commands import ROOT
 
@@ -97,8 +99,7 @@ zero = {{
     "zero_force_ds_cpu_optimizer": False, "bf16": {{"enabled": "auto"}},
 }}
 trainer = toy.trainer(
-    Path("run"), deepspeed=zero, use_cpu=False, bf16=True, save_strategy="steps", save_steps=6,
-    max_steps=int(sys.argv[1]),
+    Path("run"), deepspeed=zero, use_cpu=False, bf16=True, save_strategy="steps", save_steps=6, max_steps=12
 )
 trainer.train(resume_from_checkpoint={resume})
 print("STEPS", trainer.state.global_step, trainer.counts["sft_steps"] + trainer.counts["grpo_steps"])
@@ -112,13 +113,12 @@ os._exit(0)
 def test_a_run_goes_on_and_a_finished_one_gives_its_model(tmp_path, stage):
     """DeepSpeed casts the weights to bfloat16 and takes them apart in place, so that each resumption was refused as
     that of another run; and a run that had ended died of the engine that it had not started."""
-    from safetensors.torch import load_file
-
     weights = []
-    for resume, steps in (("None", 6), ("True", 12), ("True", 12)):
+    for resume in ("None", "'run/checkpoint-6'", "True"):
         (tmp_path / "script.py").write_text(RESUME.format(tests=str(ROOT / "tests"), stage=stage, resume=resume))
-        done = start(tmp_path, [sys.executable, "script.py", str(steps)], True)
-        assert f"STEPS {steps} {steps}" in done.stdout
+        done = start(tmp_path, [sys.executable, "script.py"], True)
+        assert "STEPS 12 12" in done.stdout
         weights.append(load_file(tmp_path / "model" / "model.safetensors"))
-    assert all(weights[1][name].equal(weights[2][name]) for name in weights[1])
-    assert not all(weights[0][name].equal(weights[1][name]) for name in weights[1])
+    whole, resumed, finished = weights
+    assert all(finished[name].equal(resumed[name]) for name in whole)
+    assert all(torch.allclose(resumed[name].float(), whole[name].float(), rtol=0.02, atol=1e-3) for name in whole)
