@@ -173,6 +173,10 @@ def test_no_flags_are_named_that_would_be_refused(tmp_path):
         assert out_of_memory.told(no_memory(), trained, False).flags == "--gradient_checkpointing true"
     trained = toy.trainer(tmp_path, gradient_accumulation_steps=2, steps_per_generation=1, gradient_checkpointing=True)
     assert out_of_memory.told(no_memory(), trained, True).flags.endswith("_steps 4 --steps_per_generation 2")
+    trained.args.use_vllm, trained.args.vllm_mode = True, "colocate"
+    assert "--vllm_enable_sleep_mode true" in out_of_memory.told(no_memory(), trained, False).flags
+    trained.args.vllm_enable_sleep_mode = True
+    assert "sleep" not in out_of_memory.told(no_memory(), trained, False).flags
 
 
 # ---- on the command line ----

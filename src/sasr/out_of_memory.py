@@ -51,6 +51,8 @@ def told(error: Exception, trainer: SASRTrainer, given_generation: bool) -> RunF
         )
     rollouts, demonstrations = args.per_device_train_batch_size, args.per_device_sft_batch_size
     flags = [] if args.gradient_checkpointing else ["--gradient_checkpointing true"]
+    if args.use_vllm and args.vllm_mode == "colocate" and not args.vllm_enable_sleep_mode:
+        flags.append("--vllm_enable_sleep_mode true")  # it has its share of the memory while others train, too
     whole = args.steps_per_generation * args.num_iterations <= args.gradient_accumulation_steps  # no half used ones
     if rollouts % 2 == 0 and demonstrations % 2 == 0 and whole and not loss_depends_on_division(args.to_dict()):
         flags.append(f"--per_device_train_batch_size {rollouts // 2}")
