@@ -207,6 +207,15 @@ def test_a_limit_leaves_nothing_behind():
     assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_an_alarm_at_the_very_end_changes_nothing():
+    """It was raised before the timer was stopped, which then went on to interrupt the training for ever."""
+    before = signal.getsignal(signal.SIGALRM)
+    with within(30):
+        late = signal.getsignal(signal.SIGALRM)
+    late(signal.SIGALRM, None)  # as if it had come while the limit was taken away
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 def test_what_python_cannot_interrupt_ends_with_the_process():
     """A loop in C that never looks for signals."""
     code = (
@@ -338,3 +347,18 @@ def test_rewards_and_exams_with_a_task_that_kills_its_process(own, tmp_path):
     result = examine(toy.model(), toy.tokenizer(), Trips(), rows, samples=2, max_new_tokens=3)
     assert result.greedy_accuracy == 1.0 and result.verifier_failures == 3
     assert "path or steps_valid: ZeroDivisionError" in result.completions[0]["greedy"]["failure"]
+
+
+def test_what_the_first_function_leaves_open_has_not_failed(tmp_path):
+    """As one of mathematics does with questions about code, which another judges."""
+
+    def nothing(completions, **_):
+        return [None] * len(completions)
+
+    def other(completions, **_):
+        return [float(len(text)) for text in completions]
+
+    for first, failed in ((nothing, False), (lambda completions, **_: [0.0] * len(completions), True)):
+        trained = toy.trainer(tmp_path / str(failed), rewards=[first, other], schedule="alternate", max_steps=10)
+        trained.train()
+        assert bool(trained.selection.failed_at) == failed

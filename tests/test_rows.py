@@ -18,6 +18,7 @@ from sasr.rows import (
     collect_rows,
     difficulty_notes,
     harder_than_shown,
+    held_out_rows,
     overlap_notes,
 )
 from sasr.tasks import JsonlTask, StoriesTask
@@ -324,3 +325,14 @@ def test_exams_on_validation_rows_at_chosen_moments(tmp_path):
     assert not (tmp_path / "none" / "exam.json").exists()
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("chosen", "none")]
     assert weights[0] == weights[1]
+
+
+def test_an_exam_file_is_asked_for_what_can_be_judged(tmp_path):
+    """Half of its rows had no answer, and so had half of the exam."""
+    rows = [{"prompt": f"{n}?", "answer": str(n) if n % 2 else None} for n in range(40)]
+    file, data = tmp_path / "exam.jsonl", tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text(json.dumps({"prompt": "a?", "completion": "1", "answer": "1"}) + "\n")
+    config = TaskConfig(task="jsonl", data=str(data), exam_data=str(file), exam_rows=16)
+    reader = RowReader(JsonlTask(), "error")
+    assert len(held_out_rows(reader, config, 1)) == 16

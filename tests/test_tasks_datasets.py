@@ -262,3 +262,13 @@ def test_jsonl_bad_record(record, message):
 def test_jsonl_check(completion, answer, correct, well_formed):
     verdict = JsonlTask().check(completion, {"answer": answer})
     assert (verdict.correct, verdict.well_formed) == (correct, well_formed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "written"),
+    [(1e-5, "0.00001"), (1e20, "1" + "0" * 20), (-2.5e-7, "-0.00000025"), (1.5, "1.5"), (3.0, "3"), (7, "7")],
+)
+def test_numbers_as_people_write_them(answer, written):
+    """1e-05 is what Python makes of 0.00001, and no completion."""
+    row = JsonlTask().to_row({"prompt": "p", "answer": answer})
+    assert "e" not in row["answer"] and JsonlTask().check(f"#### {written}", row).correct

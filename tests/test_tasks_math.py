@@ -77,11 +77,36 @@ def test_rows_and_demonstrations_need_no_worker(monkeypatch):
         ("443_5", "443", True),
         ("5", "6", False),
         ("5", "5, 6", False),
+        (".0000672", ".0000674", False),
+        (".0000672", r"6.72\cdot10^{-5}", True),
+        (r"\frac{1}{2^{30}}", "0.0", False),
+        ("0", "0.0", True),
+        (r"\frac{1}{3}", "0.3333333", True),
         ("5", "{" * 10 + "}" * 10, False),
     ],
 )
 def test_equal_expressions(task, answer, written, correct):
     verdict = task.check(rf"so \boxed{{{written}}}", {"answer": answer})
+    assert (verdict.correct, verdict.failure) == (correct, None)
+
+
+@pytest.mark.parametrize("column", ["prompt", "prompts"])
+@pytest.mark.parametrize(
+    ("problem", "answer", "written", "correct"),
+    [
+        ("Factor $7x^2-63$.", "7(x+3)(x-3)", "7x^2-63", False),
+        ("Factor $7x^2-63$.", "7(x+3)(x-3)", "7(x-3)(x+3)", True),
+        (r"Evaluate $6+5-4\times 3\div (2+1).$", "7", r"6 + 5 - 4\times 3\div(2+1)", False),
+        (r"Compute \[\dbinom{5}{2} = \]", "10", r"\binom{5}{2}", True),  # spelled in another way: not seen
+        (r"Compute \[\dbinom{5}{2} = \]", "10", r"\dbinom{5}{2}", False),
+        (r"Which is larger, $\frac{1}{2}$ or $0.3$?", "0.5", r"\frac{1}{2}", True),
+        ("Simplify $(x+1)^2$ if it can be.", "(x+1)^2", "(x+1)^2", True),
+        ("Is $5$ prime?", "5.0", "5", True),
+    ],
+)
+def test_the_question_is_no_answer(task, column, problem, answer, written, correct):
+    """It is equal to the answer, and a policy that copied it got the whole reward."""
+    verdict = task.check(rf"so \boxed{{{written}}}", {"answer": answer, column: f"{problem}\n\nReason step by step."})
     assert (verdict.correct, verdict.failure) == (correct, None)
 
 

@@ -32,8 +32,11 @@ def within(seconds: float) -> Iterator[None]:
         return
     interruptible = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
+    over = False
+
     def interrupt(number: int, frame: Any) -> None:
-        raise TooLate
+        if not over:
+            raise TooLate
 
     stderr = sys.__stderr__
     if stderr is not None:
@@ -42,7 +45,10 @@ def within(seconds: float) -> Iterator[None]:
     try:
         if interruptible:
             signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-        yield
+        try:
+            yield
+        finally:
+            over = True  # an alarm from here on would keep the timer from being stopped, and end another's work
     finally:
         if interruptible:
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -65,10 +65,12 @@ class RowReader:
         """The rows, without the demonstrations that the task's own verifier rejects. All processes leave out alike."""
         digest = digest_rows(rows)
         known = None if self.earlier is None else _verdicts(self.earlier / WRONG_FILE)
-        if known is None or known["rows"] != digest:
-            known = {"rows": digest, "wrong": self._judged(rows) if PartialState().is_main_process else []}
-            if PartialState().num_processes > 1:
-                known = broadcast_object_list([known])[0]
+        main = PartialState().is_main_process
+        if main and (known is None or known["rows"] != digest):
+            known = {"rows": digest, "wrong": self._judged(rows)}
+        if PartialState().num_processes > 1:  # whatever the others can read: theirs may be another disk
+            known = broadcast_object_list([known])[0]
+        assert known is not None
         self._verdicts = known
         self.wrong += [self.place(rows[i]) for i in known["wrong"]]
         wrong = set(known["wrong"])
@@ -218,7 +220,8 @@ def all_rows(
     test = None
     if config.exam_data is not None:
         test = reader.load(config.exam_data, "test")
-        test = test if whole_exam else hold_out(test, config.exam_rows)[1]
+        # As many as are wanted of those that can be judged.
+        test = test if whole_exam else hold_out(_with_answer(test), config.exam_rows)[1]
     if config.data is None and reader.task.generates:
         rows, held_out = _generated(reader, config, seed, test)
     else:

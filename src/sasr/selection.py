@@ -172,7 +172,8 @@ class Selection:
         """
         group = self.trainer.num_generations
         correct = (rewards[:, 0] >= 1).view(-1, group).sum(1)
-        unjudged = rewards.isnan().all(1).view(-1, group).sum(1)
+        # By the first function, which says what is correct: another may have judged what this one leaves open.
+        unjudged = rewards[:, 0].isnan().view(-1, group).sum(1)
         self._note(correct, unjudged, self._hinted if plan.demonstrations == "hints" else set())
         advantages = output["advantages"]
         if plan.demonstrations == "gated":

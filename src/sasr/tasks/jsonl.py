@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from sasr.errors import InputError
@@ -98,7 +100,7 @@ class JsonlTask(Task):
         own = {
             "prompt": prompt,
             "completion": completion,
-            "answer": None if answer is None or not str(answer).strip() else str(answer),
+            "answer": None if answer is None or not str(answer).strip() else _text_of(answer),
             "difficulty": record.get("difficulty"),
         }
         return {**record, **own}
@@ -244,3 +246,10 @@ def _require_text(field: str, value: Any) -> None:
             f"field '{field}' must be a non-empty string or a list of messages with 'role' and 'content',"
             f" not {one_line(repr(value), 80)}"
         )
+
+
+def _text_of(answer: str | int | float) -> str:
+    """A number as people write it: no completion would say 1e-05 for 0.00001."""
+    if isinstance(answer, float) and math.isfinite(answer):
+        return format(Decimal(repr(answer)), "f")
+    return str(answer)

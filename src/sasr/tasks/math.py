@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sasr.errors import InputError, require
-from sasr.tasks.base import Perturber, Row, Task, Verdict
+from sasr.tasks.base import Perturber, Row, Task, Verdict, text_of
 from sasr.tasks.equations import all_hold, find_latex_equations, path_of
 from sasr.tasks.math_worker import MathVerifier
 from sasr.tasks.perturb import wording
@@ -29,6 +29,8 @@ _BASE = re.compile(r"[-0-9A-Za-z]+_\{?([0-9]+)\}?")
 # What math-verify does not know, or not by this name.
 _SPELLINGS = {"°": r"^\circ ", r"\degree": r"^\circ ", r"\varnothing": r"\emptyset "}
 _WORDS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{([^{}\\]*)\}")
+_FORMULA = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_VALUE = re.compile(r"[-+]?(?:[0-9][0-9,.]*|[A-Za-z]|\\frac\{-?[0-9]+\}\{[0-9]+\}|\\[a-z]+)(?:\\?%)?")
 _LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[bB]igg?[lr]?(?![A-Za-z])|\\[!,;:]|\$")
 
 
@@ -80,7 +82,9 @@ class MathTask(Task):
         for completion, row in zip(completions, rows, strict=True):
             pair = _spelled(row.get("answer") or ""), _spelled(last_boxed(after_thinking(completion)) or "")
             pairs.append(pair)
-            decided.append(_decide(*pair))
+            known = _decide(*pair)
+            # math-verify takes the question itself for an answer: 7x^2 - 63 is 7(x + 3)(x - 3), and 2 + 2 is 4.
+            decided.append(False if known is None and _is_asked(pair[1], row) else known)
         undecided = [pair for pair, known in zip(pairs, decided, strict=True) if known is None]
         if undecided and importlib.util.find_spec("math_verify") is None:
             raise InputError("task math: the package math-verify is missing; install it with `pip install math-verify`")
@@ -119,6 +123,17 @@ def _decide(expected: str, written: str) -> bool | None:
     # math-verify passes over the base of a number: 443_6 would be 443_5.
     base, other = _BASE.fullmatch(expected), _BASE.fullmatch(written)
     return False if base and other and base[1] != other[1] else None
+
+
+def _is_asked(written: str, row: Mapping[str, Any]) -> bool:
+    """Whether an expression to be worked out stands in the question. A number, a fraction or a letter is none, and may
+    be given there as a choice."""
+    written = _normalise(written)
+    if _VALUE.fullmatch(written):
+        return False
+    prompt = row.get("prompt") or row.get("prompts") or ""  # the latter in a reward, as TRL calls it
+    asked = _FORMULA.findall(text_of(prompt))
+    return any(written == _normalise(formula).strip("=") for parts in asked for formula in parts if formula)
 
 
 def _spelled(latex: str) -> str:

@@ -32,6 +32,20 @@ class MathVerifier(Worker):
         return {pair: self.verify(*pair) for pair in dict.fromkeys(pairs)}
 
 
+def _near(expected: list[Any], written: list[Any]) -> bool:
+    """Whether two numbers, one of them a decimal, are equal to six significant digits. math-verify rounds to six
+    places, where 0.0000672 is 0.000067 and every small number is 0."""
+    from sympy import Expr, Float
+
+    one, other = (next((value for value in values if isinstance(value, Expr)), None) for values in (expected, written))
+    if one is None or other is None or not (one.is_number and other.is_number):
+        return True
+    if not (one.has(Float) or other.has(Float)):
+        return True
+    a, b = complex(one), complex(other)
+    return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+
+
 def main() -> None:
     serve(_prepare)
 
@@ -61,6 +75,7 @@ def _prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
             for key in ("expected", "written")
         )
         correct = bool(verify(expected, written, timeout_seconds=None, raise_on_error=True))
+        correct = correct and _near(expected, written)
         if exhausted and not correct:
             raise exhausted[0]
         return {"correct": correct}

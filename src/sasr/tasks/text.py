@@ -51,6 +51,12 @@ def parse_number(text: str) -> Decimal | None:
     return _to_decimal(match) if match else None
 
 
+# A second number, or the fraction of a mixed one: 3 ½, 3 and a half.
+_MORE = re.compile(
+    r"[0-9\u00bc-\u00be\u2150-\u215e]|^\s*and (?:a|one|two|three) (?:half|halves|thirds?|quarters?|fourths?|fifths?)\b"
+)
+
+
 def leading_number(text: str) -> Decimal | None:
     """The number that `text` starts with, if nothing else in the text could be meant: `18 dollars` is 18, while
     `18 / 2`, `18.5.1`, `5 or 6` and `5 million` are `None`."""
@@ -59,7 +65,7 @@ def leading_number(text: str) -> Decimal | None:
     if not match:
         return None
     rest = cleaned[match.end() :]
-    if _GOES_ON.match(rest) or re.search(r"[0-9]", rest):
+    if _GOES_ON.match(rest) or _MORE.search(rest):
         return None
     return _to_decimal(match)
 
