@@ -79,7 +79,7 @@ def test_every_kind_newest_first(folder, capsys):
 
 
 def test_states_of_a_run(folder, capsys):
-    run = report_data.run(folder / "a b", exams=1, max_steps=50)
+    run = report_data.run(folder / "a b", exams=1, max_steps=50, max_seconds=60)
 
     def state() -> tuple[str, str, str | None]:
         ((entry,), _) = listed(capsys, str(run))

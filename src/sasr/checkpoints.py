@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -277,6 +277,22 @@ def newest_whole(output_dir: str | Path, say: Callable[[str], None]) -> Path | N
     if problem:
         raise InputError(f"no checkpoint of {output_dir} is whole; {problem}")
     return None
+
+
+def later_note(checkpoint: Path) -> str | None:
+    """A line to print where a run that goes on from here has whole checkpoints of later steps: what follows comes to
+    lie between them, and the next resumption would jump to them."""
+    newest = None
+    if not checkpoint.name.rpartition("checkpoint-")[2].isdecimal():
+        return None
+    with suppress(InputError):  # all are damaged, this one too, which is told elsewhere
+        newest = newest_whole(checkpoint.resolve().parent, lambda text: None)
+    if newest is None or step_of(newest) <= step_of(checkpoint):
+        return None
+    return (
+        f"note: {newest.name} of a later step stays, and the next --resume_from_checkpoint without a name takes it: "
+        "remove it, or take another way from here with an --output_dir of its own"
+    )
 
 
 # What a checkpoint has besides the model; the directories are an engine's.

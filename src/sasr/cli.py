@@ -163,7 +163,7 @@ def _train(argv: list[str]) -> int:
 def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]:
     """Resolve `--resume_from_checkpoint [PATH]`: what is left of the arguments; the checkpoint; the settings of its run
     as defaults; and whether that run has none yet, and has to begin again."""
-    from .checkpoints import newest_whole
+    from .checkpoints import later_note, newest_whole
     from .parsing import read_recipe
     from .run_directory import CONFIG_FILE
     from .terminal import is_main
@@ -186,6 +186,9 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
         checkpoint = Path(value)
         if not checkpoint.is_dir():
             raise InputError(f"{flag}: there is no checkpoint {value}")
+        in_place = given is None or Path(given).resolve() == checkpoint.resolve().parent
+        if in_place and is_main() and (note := later_note(checkpoint)):
+            print(note)
     directories = ([Path(given)] if given else []) + ([checkpoint.parent] if checkpoint is not None else [])
     if given is None:
         rest = [*rest, "--output_dir", str(directories[0])]
@@ -215,7 +218,7 @@ def _new_directory(argv: list[str], made: list[Path]) -> Path:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("several processes need to agree on a directory: give --output_dir")
     name = Path(recipe).stem if recipe else _value_of(argv, "--task") or "stories"
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".-") or "run"  # never a hidden one
     runs = Path("runs")
     for number in range(1, 10**6):
         directory, new = runs / f"{name}-{number}", not runs.exists()

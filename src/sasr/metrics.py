@@ -115,7 +115,10 @@ def read_totals(path: str | os.PathLike[str]) -> tuple[dict[str, Any], float, fl
     both = re.findall(rb'"phase": "hybrid", "kind": "both", [^\n]*?"p_sft": ([\d.e+-]+)', content)
     count = kinds[b"sft"] + kinds[b"grpo"] + len(both)
     share = (kinds[b"sft"] + sum(map(float, both))) / count if count else None
-    last = next((line for text in reversed(content[-65536:].split(b"\n")) if (line := _parse(text)) is not None), {})
+    parsed = map(_parse, reversed(content[-65536:].split(b"\n")))
+    last: dict[str, Any] = next((line for line in parsed if line is not None), {})
+    if (last.get("step") or 0) > content.count(b"\n"):
+        share = None  # of the steps without a line of their own nothing is known
     return last, seconds, share
 
 

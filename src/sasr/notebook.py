@@ -27,6 +27,10 @@ class NotebookView(LiveView):
         self._handle: Any = None
         self._drawn_at = -_SECONDS
 
+    def start(self, *args: Any, **kwargs: Any) -> None:
+        super().start(*args, **kwargs)
+        self._handle, self._drawn_at = None, -_SECONDS  # of an earlier train(), whose output another cell has
+
     def step(self, metrics: Mapping[str, Any]) -> None:
         super().step(metrics)
         self._draw(self._done >= self._total)

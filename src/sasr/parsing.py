@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ class Settings:
     Args:
         training ([`SASRConfig`]), task ([`TaskConfig`]), model ([`~trl.ModelConfig`]): By group.
         given (`dict`): The settings as given, by recipe or flag, before any derived value was filled in.
+        environment (`dict`): Variables that the recipe's `env` section has set.
     """
 
     training: SASRConfig
     task: TaskConfig
     model: ModelConfig
     given: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
 class Parser(TrlParser):
@@ -82,10 +84,13 @@ def read_recipe(name: str) -> dict[str, Any]:
         check_keys_once(text, name)
     except OSError as error:
         raise InputError(f"cannot read the config file {name}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date or number that is none, such as 2025-02-30
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is not UTF-8 text"
+        not_text = isinstance(error, UnicodeDecodeError)
+        problem = getattr(error, "problem", None) or ("it is not UTF-8 text" if not_text else error)
         raise InputError(f"{name}{where}: not valid YAML ({problem})") from None
     if content is None:
         return {}
@@ -234,7 +239,7 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
             f"num_train_epochs {given['num_train_epochs']:g} does not count beside max_steps {training.max_steps}"
             f"{'' if 'max_steps' in flags else f' ({source})'}: give --max_steps -1 too, or leave it out"
         )
-    return Settings(training, task, model, given)
+    return Settings(training, task, model, given, environment)
 
 
 def _fields_of(cls: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from . import (
     checkpoints,
@@ -36,7 +38,7 @@ from .models import TINY_MODELS, check_model, load_model, load_tokenizer
 from .parsing import Settings
 from .plugins import describe
 from .recording import progress_callbacks
-from .redaction import redacted_command, without_hub_tokens
+from .redaction import is_secret, redacted_command, without_hub_tokens
 from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
 from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, overlap_notes
@@ -95,7 +97,9 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
         shared_warmup.check_settings(donor, args)
     lock = None
     if is_main():
-        fresh = checkpoint is None and not again
+        # One that goes on elsewhere begins there as a new one does.
+        elsewhere = checkpoint is not None and checkpoint.resolve().parent != directory.resolve()
+        fresh = (checkpoint is None and not again) or elsewhere
         if again:
             check_unfinished(directory)
         if fresh:
@@ -173,6 +177,10 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
                 checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
                 reader.keep_verdicts(directory)
                 trained_on.keep(directory, studied)
+            if is_main() and elsewhere:
+                assert checkpoint is not None
+                done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+                shared_warmup.copy_metrics(checkpoint, directory, done)
             if donor is not None and is_main():
                 shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
                 say(f"the warm-up is that of {donor}")
@@ -327,6 +335,8 @@ def config_values(settings: Settings) -> dict[str, Any]:
         for key in own:
             values.setdefault(key, getattr(group, key))
     values["seed"] = settings.training.seed
+    if settings.environment:
+        values["env"] = {name: value for name, value in settings.environment.items() if not is_secret(name)}
     # match_run has become sft_share: the other run may be gone by the time this one goes on.
     for key in ("output_dir", "resume_from_checkpoint", "match_run"):
         values.pop(key, None)
@@ -339,7 +349,8 @@ def config_values(settings: Settings) -> dict[str, Any]:
 def config_text(settings: Settings) -> str:
     """`config.yaml`, so that `sasr train --config` runs it again."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("sasr", "trl", "transformers", "torch"))
-    command = shlex.join(redacted_command(sys.argv[1:]))
+    # An argument may have lines of its own, as JSON does: they are to stay a comment.
+    command = "\n#   ".join(shlex.join(redacted_command(sys.argv[1:])).splitlines())
     header = f"{CONFIG_HEAD}{command}\n# {versions}\n# Run it again: sasr train --config THIS_FILE\n"
     return header + yaml.safe_dump(config_values(settings), sort_keys=True, allow_unicode=True)
 

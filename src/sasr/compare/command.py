@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,11 @@ def compare(argv: list[str]) -> int:
     get_task(str(given.get("task") or "stories"), given.get("task_options"))  # what follows makes no sense without
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
     jobs, devices = _jobs(options.jobs, comparison.budget)
-    directory = Path(options.output_dir or recipe.get("output_dir") or _new_directory(name))
-    check.check_directory(directory, comparison)
+    named = options.output_dir or recipe.get("output_dir")
+    if named:
+        check.check_directory(Path(named), comparison)
     digests, told = check.check_runs(comparison, jobs)
+    directory = Path(named) if named else _new_directory(name)
     rows = check.with_earlier_rows(directory, digests)
     from sasr.checkpoints import write_atomically
     from sasr.run_directory import claim
@@ -168,7 +171,17 @@ def _give_to_new_methods(recipe: dict[str, Any], more: Sequence[int], source: st
 
 def _new_directory(name: str) -> Path:
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-    return next(p for n in range(1, 10**6) if not (p := Path("runs") / f"compare-{name}-{n}").exists())
+    for number in count(1):
+        directory = Path("runs") / f"compare-{name}-{number}"
+        try:
+            directory.mkdir(parents=True)  # so that of two that are started at once each has its own
+        except FileExistsError:
+            if directory.parent.is_dir():
+                continue
+        except OSError:
+            pass
+        return directory  # one that cannot be made is refused with the reason, as any other
+    raise AssertionError
 
 
 def _jobs(given: str | None, budget: Budget) -> tuple[int, list[str]]:

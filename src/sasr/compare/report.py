@@ -16,6 +16,7 @@ import numpy as np
 from sasr.checkpoints import write_atomically
 from sasr.exam.passk import proportion_interval
 from sasr.live import format_duration
+from sasr.redaction import without_hub_tokens
 
 from . import statistics
 from .measures import Measures, cost, metrics_of, per_problem
@@ -146,13 +147,20 @@ def results(
         "schema": SCHEMA,
         "command": command,
         "versions": versions,
-        "comparison": comparison.to_recipe(),
+        "comparison": _without_tokens(comparison.to_recipe()),
         "chosen": dict(choices),
         "left_out": left_out(comparison, choices, failed),
         "shared_by": shared_by,
         "methods": figures(comparison, measured, failed),
         "runs": listed,
     }
+
+
+def _without_tokens(recipe: Values) -> Values:
+    """The recipe's and its methods' settings without what logs in to the Hub: these files are shown to others."""
+    section = recipe["compare"]
+    methods = {name: without_hub_tokens(own or {}) for name, own in section["methods"].items()}
+    return without_hub_tokens(recipe) | {"compare": section | {"methods": methods}}
 
 
 def write(directory: Path, content: Figures) -> None:

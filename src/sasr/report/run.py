@@ -48,7 +48,7 @@ def run_document(directory: Path) -> Document:
     metrics = [line for line in (read_metrics(path) if path.is_file() else []) if number(line.get("step")) is not None]
     exams = examined.ordered(read_json(directory / "exam.json"))
     last = int(metrics[-1]["step"]) if metrics else 0
-    state = run_state(directory, last, number(config.get("max_steps")), exams)
+    state = run_state(directory, last, config, exams)
     task, schedule = str(config.get("task", "")), str(config.get("schedule", ""))
     sections = [
         section("What to look at", "", [_warnings(metrics)]),

@@ -101,7 +101,7 @@ def _run(directory: Path) -> Entry:
     path, max_steps = directory / METRICS_FILE, number(config.get("max_steps"))
     last, seconds, share = read_totals(path) if path.is_file() else ({}, 0.0, None)
     step = int(number(last.get("step")) or 0)
-    state = run_state(directory, step, max_steps, exams)
+    state = run_state(directory, step, config, exams)
     resumable = state.name not in ("finished", "running") and checkpoints.last_checkpoint(directory) is not None
     # One of `sasr.record` goes on in Python, with a model and data that only its script knows.
     resumable = resumable and (directory / "config.yaml").read_bytes().startswith(CONFIG_HEAD.encode())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sasr import locks
+from sasr.report.document import number
 
 CONFIG_HEAD = "# sasr "  # of a config.yaml: the command, as a comment
 SAVED_MODEL = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
@@ -27,15 +28,16 @@ class State:
         return "good" if self.name in ("finished", "running") else "warn"
 
 
-def run_state(directory: Path, step: int, max_steps: float | None, exams: Mapping[str, Any]) -> State:
+def run_state(directory: Path, step: int, config: Mapping[str, Any], exams: Mapping[str, Any]) -> State:
     """Of a run of `sasr train` or `sasr.record`.
 
     Args:
         directory (`Path`): Its directory.
         step (`int`): The last one in its metrics.
-        max_steps (`float`, *optional*): How many it was to make.
+        config (`Mapping`): Its settings: how many it was to make, and which budgets it had.
         exams (`Mapping`): What its exam.json holds.
     """
+    max_steps = number(config.get("max_steps"))
     if max_steps is not None and max_steps <= 0:  # -1: as many as the epochs have
         max_steps = None
     of = f" of {max_steps:.0f}" if max_steps and max_steps < 1e6 else ""
@@ -49,7 +51,9 @@ def run_state(directory: Path, step: int, max_steps: float | None, exams: Mappin
         outcome = "finished" if done else "stopped" if saved else "unfinished"
     name, _, why = outcome.partition(": ")
     if name == "finished":
-        return State(name, f"budget spent at step {step}" if max_steps and step < max_steps else name)
+        # Without a budget the last steps have no line, where not every step has one.
+        early = max_steps and step < max_steps and (config.get("max_seconds") or config.get("max_rollout_tokens"))
+        return State(name, f"budget spent at step {step}" if early else name)
     if name == "failed":
         return State(name, f"failed at step {step}{of}: {why}")
     if name == "unfinished":
