@@ -116,7 +116,8 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     if is_adapter(expand(name)):
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args, say, is_main())
-    earlier = donor.parent if donor is not None else directory if checkpoint is not None or again else None
+    before = donor or checkpoint
+    earlier = before.parent if before is not None else directory if again else None
     reader = RowReader(task, settings.task.bad_rows, earlier)
     train_rows, demonstration_rows, exam_rows = collect_rows(task, settings.task, args, reader)
     notes = [*reader.notes(), *difficulty_notes(train_rows, demonstration_rows, args)]
