@@ -49,8 +49,10 @@ def test_killed_again_and_again(whole, tmp_path, chain, tried, survived):
         assert "Traceback" not in errors, errors
         # Loading a checkpoint where there is none yet does not come.
         came = f"now {phase}" in out
-        assert process.returncode == (-signal.SIGKILL if came else 0), out + errors
-        if came:
+        killed = process.returncode == -signal.SIGKILL
+        # The report is the last that a run does: on a fast machine it is over before the kill comes.
+        assert killed or (process.returncode == 0 and (not came or phase == "report")), out + errors
+        if killed:
             faults.append(f"kill -9 in {phase}")
             tried(faults[-1])
         if (run / "config.yaml").is_file():
