@@ -208,9 +208,10 @@ def _value_of(argv: list[str], flag: str) -> str | None:
 
 
 def _new_directory(argv: list[str], made: list[Path]) -> Path:
-    """`runs/NAME-N`, the first that is free, unless the recipe names one. It is made here, so that of several runs
-    started at once each has its own, and added to `made` together with `runs`."""
+    """`runs/NAME-N`, the first that is free, unless the recipe names one. It is made here, and added to `made` together
+    with `runs` (see [`make_numbered`])."""
     from .parsing import read_recipe
+    from .run_directory import make_numbered
 
     recipe = _value_of(argv, "--config")
     if recipe is not None and (named := read_recipe(recipe).get("output_dir")):
@@ -219,20 +220,9 @@ def _new_directory(argv: list[str], made: list[Path]) -> Path:
         raise InputError("several processes need to agree on a directory: give --output_dir")
     name = Path(recipe).stem if recipe else _value_of(argv, "--task") or "stories"
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".-") or "run"  # never a hidden one
-    runs = Path("runs")
-    for number in range(1, 10**6):
-        directory, new = runs / f"{name}-{number}", not runs.exists()
-        try:
-            directory.mkdir(parents=True)
-        except FileExistsError:
-            if not runs.is_dir():
-                break
-            continue
-        except OSError:
-            break
-        made += [directory, runs] if new else [directory]
-        break
-    return directory  # one that cannot be made is refused with the reason, as any other
+    directory, new = make_numbered("runs", name)
+    made += new
+    return directory
 
 
 def _quiet() -> None:

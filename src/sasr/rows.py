@@ -312,17 +312,23 @@ def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> int:
     return longest
 
 
+def positions_of(model_config: Any) -> tuple[int | None, bool]:
+    """For how many tokens a model was made, `None` where nothing says, and whether it reads on beyond, as with rotary
+    positions."""
+    config = model_config.get_text_config()
+    return getattr(config, "max_position_embeddings", None), bool(getattr(config, "rope_parameters", None))
+
+
 def check_positions(
     longest: int, model_config: Any, most: int, setting: str = "max_completion_length", hard: bool = False
 ) -> list[str]:
     """Of the longest prompt with a completion of at most so many tokens, which a setting decides: a line to print where
     they are more than the model was made for, and `InputError` where it has no positions for them, or where the
     engine takes no more (`hard`)."""
-    config = model_config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
+    positions, goes_beyond = positions_of(model_config)
     if positions is None or longest + most <= positions:
         return []
     fact = f"a prompt has {longest} tokens, which with {setting} ({most}) is more"
-    if getattr(config, "rope_parameters", None) and not hard:  # these go on beyond, and few completions are that long
+    if goes_beyond and not hard:  # and few completions are that long
         return [f"note: {fact} than the {positions} tokens that the model was made for"]
     raise InputError(f"{fact} than the {positions} positions of the model: lower {setting}, or leave the row out")

@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 
 from . import (
     checkpoints,
@@ -96,9 +94,9 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     if donor is not None:
         shared_warmup.check_settings(donor, args)
     lock = None
+    # One that goes on elsewhere begins there as a new one does.
+    elsewhere = checkpoint is not None and checkpoint.resolve().parent != directory.resolve()
     if is_main():
-        # One that goes on elsewhere begins there as a new one does.
-        elsewhere = checkpoint is not None and checkpoint.resolve().parent != directory.resolve()
         fresh = (checkpoint is None and not again) or elsewhere
         if again:
             check_unfinished(directory)
@@ -178,12 +176,9 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
                 checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
                 reader.keep_verdicts(directory)
                 trained_on.keep(directory, studied)
-            if is_main() and elsewhere:
-                assert checkpoint is not None
-                done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-                shared_warmup.copy_metrics(checkpoint, directory, done)
-            if donor is not None and is_main():
-                shared_warmup.copy_metrics(donor, directory, args.sft_warmup_steps)
+            if is_main() and before is not None and (donor is not None or elsewhere):
+                shared_warmup.copy_metrics(before, directory)
+            if donor is not None:
                 say(f"the warm-up is that of {donor}")
             trackers = Trackers(trainer, config_values(settings))
             exams = Exams(task, exam_rows, settings.task, directory, view, stop, trackers)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -67,6 +68,26 @@ def claim(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
+
+
+def make_numbered(folder: str, name: str) -> tuple[Path, list[Path]]:
+    """`FOLDER/NAME-N`, the first that is free. It is made here, so that of several that are started at once each has
+    its own; one that cannot be made is refused with the reason where it is used, as any other. Returns what was made,
+    too."""
+    above = Path(folder)
+    for number in count(1):
+        directory, new = above / f"{name}-{number}", not above.exists()
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            if above.is_dir():
+                continue
+        except OSError:
+            pass
+        else:
+            return directory, [directory, above] if new else [directory]
+        return directory, []
+    raise AssertionError("numbers do not end")
 
 
 @contextmanager

@@ -47,16 +47,21 @@ def find(args: SASRConfig) -> Path:
         checkpoint = path
     checkpoints.read_state(checkpoint)
     checkpoints.check_whole(checkpoint)
-    try:
-        step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{checkpoint / TRAINER_STATE_NAME} cannot be read ({error}): use another run") from None
+    step = _step_in(checkpoint)
     if step != steps:
         raise InputError(
             f"warmup_from: {checkpoint} is at step {step}, but sft_warmup_steps is {steps}: use the checkpoint of that "
             "step"
         )
     return checkpoint
+
+
+def _step_in(checkpoint: Path) -> int:
+    """The step that it was written after, whatever it is called."""
+    try:
+        return json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{checkpoint / TRAINER_STATE_NAME} cannot be read ({error}): use another run") from None
 
 
 def check_settings(donor: Path, args: SASRConfig) -> None:
@@ -103,9 +108,9 @@ def restore_rates(trainer: ResumableGRPOTrainer, rates: list[float]) -> None:
         group["initial_lr"] = rate
 
 
-def copy_metrics(donor: Path, directory: Path, steps: int) -> None:
-    """Put the metrics of the donor's warm-up, if it has any, into the run's own file."""
-    source = donor.parent / METRICS_FILE
+def copy_metrics(checkpoint: Path, directory: Path) -> None:
+    """Put the metrics of another run up to its checkpoint, if it has any, into the run's own file."""
+    source, steps = checkpoint.parent / METRICS_FILE, _step_in(checkpoint)
     if not source.is_file():
         return
     metrics = MetricsFile(directory / METRICS_FILE)

@@ -38,7 +38,7 @@ class Work:
         self._since_log = [0.0, 0.0]  # tokens, seconds
 
     def begin_step(self) -> None:
-        """Forget what was counted of a step that was not finished."""
+        """Count anew; what there was of a step that was not finished is forgotten."""
         self._trained = self._flops = 0.0
 
     def forward(self, tokens: float) -> None:
@@ -75,7 +75,7 @@ class Work:
         """What the step cost: `tokens` that it learned from, `flops`."""
         found = {"tokens": self._trained, "flops": self._flops}
         self._since_log[0] += self._trained
-        self._trained = self._flops = 0.0
+        self.begin_step()
         return found
 
     def add_seconds(self, seconds: float) -> None:

@@ -310,13 +310,18 @@ def share_of_seconds() -> list[str]:
     ]
     for name, members in ({task: [task] for task in found} | {"**all eight**": list(found)}).items():
         own = {task: values[task] for task in members}
-        taken = spent("steps", *(f"again/{part}" for task in members for part in found[task]))
-        means = {m: mean([runs for v in own.values() for runs in v[m].values()]) for m in ("sasr", SECONDS)}
-        cells = [f"{mean_:.3f} ({taken[m]:.0f})" for m, mean_ in means.items()]
+        cells = reached(own, (part for task in members for part in found[task]), ("sasr", SECONDS))
         cells += [ahead(own, SECONDS, "sasr"), chance(own, SECONDS, "sasr")]
         cells += [ahead(own, SECONDS, other) for other in (*LATER_SWITCHES, "static")]
         lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, SECONDS, 'static')} |")
     return lines
+
+
+def reached(values: dict[str, Values], names: Iterable[str], methods: Sequence[str]) -> list[str]:
+    """Cells with each method's pass@1 over these tasks, and the steps that it got by these results."""
+    taken = spent("steps", *(f"again/{name}" for name in names))
+    means = {m: mean([runs for v in values.values() for runs in v[m].values()]) for m in methods}
+    return [f"{means[m]:.3f} ({taken[m]:.0f})" for m in methods]
 
 
 def in_as_much_time(found: dict[str, list[str]], groups: dict[str, list[str]], switches: Sequence[str]) -> list[str]:
@@ -330,9 +335,7 @@ def in_as_much_time(found: dict[str, list[str]], groups: dict[str, list[str]], s
     ]
     for name, members in groups.items():
         own = {task: values[task] for task in members}
-        taken = spent("steps", *(f"again/{part}" for task in members for part in found[task]))
-        means = {m: mean([runs for v in own.values() for runs in v[m].values()]) for m in methods}
-        cells = [f"{means[m]:.3f} ({taken[m]:.0f})" for m in methods]
+        cells = reached(own, (part for task in members for part in found[task]), methods)
         cells += [ahead(own, "sasr", other) for other in (*switches, "static")]
         lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, 'sasr', 'static')} |")
     return lines

@@ -82,11 +82,12 @@ def _read(argv: list[str]) -> tuple[Settings, _Options]:
             rest.append("--model_name_or_path" if word == "--model" else word)
     named = {word.partition("=")[0] for word in rest if word.startswith("--")}
     task = next((rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "--task"), next(iter(TASKS)))
-    recipe = "--config" in named or base_recipe({"task": task}) == task
+    base = base_recipe({"task": task})
+    recipe = "--config" in named or base == task
     judges_needs = recipe or "--schedule" in named
     # Without a recipe of its name nobody has asked for a training of this task yet: what it needs is not judged, but
     # the limits are those that a training would have.
-    defaults = None if judges_needs else {**read_recipe(str(RECIPES / "own.yaml")), "sft_warmup_steps": 1}
+    defaults = None if judges_needs else {**read_recipe(str(RECIPES / f"{base}.yaml")), "sft_warmup_steps": 1}
     settings = parse(["--output_dir", "unused", *rest], defaults)
     tiny = str(settings.model.model_name_or_path).startswith("tiny-")
     return settings, _Options(

@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,18 +169,10 @@ def _give_to_new_methods(recipe: dict[str, Any], more: Sequence[int], source: st
 
 
 def _new_directory(name: str) -> Path:
+    from sasr.run_directory import make_numbered
+
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-    for number in count(1):
-        directory = Path("runs") / f"compare-{name}-{number}"
-        try:
-            directory.mkdir(parents=True)  # so that of two that are started at once each has its own
-        except FileExistsError:
-            if directory.parent.is_dir():
-                continue
-        except OSError:
-            pass
-        return directory  # one that cannot be made is refused with the reason, as any other
-    raise AssertionError
+    return make_numbered("runs", f"compare-{name}")[0]
 
 
 def _jobs(given: str | None, budget: Budget) -> tuple[int, list[str]]:

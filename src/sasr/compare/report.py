@@ -159,7 +159,7 @@ def results(
 def _without_tokens(recipe: Values) -> Values:
     """The recipe's and its methods' settings without what logs in to the Hub: these files are shown to others."""
     section = recipe["compare"]
-    methods = {name: without_hub_tokens(own or {}) for name, own in section["methods"].items()}
+    methods = {name: without_hub_tokens(own) for name, own in section["methods"].items()}
     return without_hub_tokens(recipe) | {"compare": section | {"methods": methods}}
 
 

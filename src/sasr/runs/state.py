@@ -77,13 +77,10 @@ def total_seconds(results: Mapping[str, Any]) -> float:
     """Seconds inside optimizer steps of all runs of a comparison; a warm-up that several share counts once, though it
     is in the seconds of each."""
     runs = results["runs"]
-    of_warmup = {run.get("directory"): _seconds(run) for run in runs if run.get("stage") == "warmup"}
-    return sum(_seconds(run) - min(of_warmup.get(run.get("warmup"), 0.0), _seconds(run)) for run in runs)
-
-
-def _seconds(run: Mapping[str, Any]) -> float:
-    value = run.get("seconds")
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    seconds = [number(run.get("seconds")) or 0.0 for run in runs]
+    pairs = list(zip(runs, seconds, strict=True))
+    of_warmup = {run.get("directory"): spent for run, spent in pairs if run.get("stage") == "warmup"}
+    return sum(spent - min(of_warmup.get(run.get("warmup"), 0.0), spent) for run, spent in pairs)
 
 
 def comparison_state(directory: Path, results: Mapping[str, Any]) -> State:
