@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 import toy
 from sasr import InputError, SASRTrainer
 from sasr.demonstrations import collate, completion_text, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
+from sasr.training_rows import collect
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
@@ -33,6 +34,14 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def chat_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        eos_token_id=1,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
 def conversation(question: str, answer: str | None) -> dict:
     completion = None if answer is None else [{"role": "assistant", "content": answer}]
     return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": "2"}
@@ -40,12 +49,8 @@ def conversation(question: str, answer: str | None) -> dict:
 
 def chat_trainer(tmp_path, rows):
     tokenizer = chat_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        eos_token_id=1,
-    )  # fmt: skip
     return SASRTrainer(
-        model=LlamaForCausalLM(config),
+        model=chat_model(tokenizer),
         reward_funcs=lambda completions, **_: [float(len(c[0]["content"]) % 3) for c in completions],
         args=toy.settings(tmp_path, max_steps=8),
         train_dataset=Dataset.from_list(rows),
@@ -120,7 +125,7 @@ def test_prompt_and_completion_are_tokenised_apart():
 def test_template_that_renders_a_finished_turn_differently():
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = TEMPLATE.replace("<|assistant|>{% endif %}", "<|assistant|>think{% endif %}")
-    assert completion_text(conversation("1?", "2"), tokenizer) == "2"
+    assert completion_text(conversation("1?", "2"), tokenizer) == "2<|end|>\n"
 
 
 def test_collate_masks_prompt_and_padding():
@@ -131,6 +136,31 @@ def test_collate_masks_prompt_and_padding():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert batch["labels"].tolist() == [[-100, -100, 7, 1, -100], [-100, 8, 9, 8, 1]]
     assert all(t.dtype == torch.long for t in batch.values())
+
+
+def test_keys_that_only_other_messages_have_are_not_there(tmp_path):
+    """A dataset fills them in; a template that asks whether there are any would see them, in training alone."""
+    rows = [conversation("1+1?", "2"), conversation("2+1?", "3")]
+    rows[0]["prompt"].insert(0, {"role": "system", "content": "brief", "tool_calls": [{"name": "add"}]})
+    trained = chat_trainer(tmp_path, rows)
+    tokenizer = trained._tokenizer
+    tokenizer.chat_template = TEMPLATE.replace("{{ m.content }}", "{{ m.content }}{% for k in m %}.{{ k }}{% endfor %}")
+    collected = collect(trained, None)
+    prompts = tokenize_prompts([row["prompt"] for row in rows], tokenizer)
+    assert [d.prompt_ids for d in collected.demonstrations] == prompts
+    assert trained._tokenize_prompts([row["prompt"] for row in trained.train_dataset])[0] == prompts
+    texts = [tokenizer.decode(d.completion_ids) for d in collected.demonstrations]
+    assert all("tool_calls" not in text for text in texts) and ".content" in texts[0]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_rows_without_a_prompt_are_refused(tmp_path, separate):
+    chats = Dataset.from_list([{"messages": [{"role": "user", "content": "1+1?"}]}])
+    rows = Dataset.from_list([{"prompt": "1+1=", "completion": "2", "answer": "2"}])
+    changes = {"data": rows, "more": {"demonstration_dataset": chats}} if separate else {"data": chats}
+    what = "demonstration_dataset" if separate else "train_dataset"
+    with pytest.raises(InputError, match=rf"{what} needs the column 'prompt' \(messages\): of a conversation"):
+        toy.trainer(tmp_path, **changes)
 
 
 def test_a_template_that_refuses_a_prompt_is_named(tmp_path):

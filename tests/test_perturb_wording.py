@@ -49,6 +49,21 @@ def rows_of(task, pieces):
     return task().to_row(dict(zip(names, (" ".join(pieces), solution.replace(" ####", "\n####")), strict=True)))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Oliver has 10 $20 and 3 $5 bills. William has 15 $10 and 4 $5 bills.", None),
+        ("It contains only $10 and $20 bills, which amount to $120.", "$10 and $20 bills"),
+        ("He paid the shirt using $20 and $10 bills, and it cost $5 and more.", "using $20 and $10 bills"),
+        ("He has $5 and pays.", "5 dollars and pays"),
+    ],
+)
+def test_the_kind_of_a_bill_is_no_sum(text, expected):
+    """As three rows of GSM8K have it."""
+    found = GSM8KTask().perturb(rows_of(GSM8KTask, [text]), "units", 1)
+    assert (expected in found["prompt"]) if expected else found is None
+
+
 rows = st.one_of(
     st.lists(st.sampled_from(GSM8K_PIECES), min_size=1, max_size=5).map(lambda p: (GSM8KTask, rows_of(GSM8KTask, p))),
     st.lists(st.sampled_from(MATH_PIECES), min_size=1, max_size=5).map(lambda p: (MathTask, rows_of(MathTask, p))),

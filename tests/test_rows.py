@@ -92,6 +92,26 @@ def test_several_rows_of_a_question_count_once(tmp_path, questions, each, most):
     assert len(left) == each * (questions - 2 * most) + 200
 
 
+def test_a_question_that_is_written_in_two_ways_is_one(tmp_path):
+    """In other case or spacing, or with accents encoded otherwise: copies of a dataset differ so. What is held out is
+    what would be without the copies."""
+    rows = [{"prompt": f"Combien font\u00e9s {i} ?", "completion": "1", "answer": "1"} for i in range(60)]
+    copies = [{**row, "prompt": row["prompt"].replace("\u00e9", "e\u0301").upper() + "\n"} for row in rows]
+    found = []
+    for content in (rows, [*rows, *copies]):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+        found.append(three(tmp_path, JsonlTask(), 3, data=str(tmp_path / "rows.jsonl"), exam_rows=4))
+    (left, *held_out), (all_left, *all_held_out) = found
+    spelled = {row["prompt"]: copy["prompt"] for row, copy in zip(rows, copies, strict=True)}
+    held = {prompt for split in all_held_out for prompt in split}
+    assert len(held) == 7 and not held & set(all_left)
+    assert all(spelled[prompt] not in all_left for prompt in held & set(spelled))
+    assert len(all_left) == 2 * 53 and len(left) == 53
+    assert [len(split) for split in held_out] == [4, 3]
+    asked = [{"prompt": spelled[row["prompt"]]} for row in rows[:5]]
+    assert "5 of the 5 rows of the exams are training rows too" in overlap_notes(asked, rows, [])[0]
+
+
 @pytest.mark.parametrize("generated", [False, True])
 def test_validation_rows_with_an_exam_file_come_from_the_training_data(tmp_path, data, generated):
     where = {"train_rows": 60} if generated else {"data": data(60)}
@@ -254,6 +274,17 @@ def test_wrong_demonstrations_of_a_file_of_their_own(tmp_path):
     rows, demonstrations, _ = collect_rows(reader.task, config, toy.settings(tmp_path), reader)
     assert [i for i, row in enumerate(demonstrations) if row["completion"] is None] == [2]
     assert all(row["completion"] for row in rows) and len(reader.wrong) == 1
+
+
+def test_columns_that_trls_sft_trainer_renders_are_noted(tmp_path):
+    row = {"prompt": "1+1=", "completion": "2", "answer": "2"}
+    for extra, count in (({"tools": [{"name": "add"}]}, 1), ({"tools": []}, 0), ({"tool": "x"}, 0)):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row | extra) + "\n")
+        reader = RowReader(JsonlTask())
+        reader.load(str(tmp_path / "rows.jsonl"), "train")
+        assert (
+            reader.notes() == ["note: the column tools of the rows is in no prompt: write it into the messages"] * count
+        )
 
 
 def test_nothing_but_wrong_demonstrations(tmp_path):

@@ -234,6 +234,15 @@ def test_jsonl_bad_record(record, message):
         JsonlTask().to_row(record)
 
 
+@pytest.mark.parametrize(("answer", "said"), [(42, "42"), (0.5, "0.50"), (-3.0, "-3"), (1e-05, "0.00001")])
+def test_jsonl_answers_that_are_numbers(answer, said):
+    """In Python rows do not go through `to_row`."""
+    assert JsonlTask().check(f"#### {said}", {"answer": answer}).correct
+    assert not JsonlTask().check(f"#### {said}1", {"answer": answer}).correct
+    (reward, _), row = JsonlTask().reward_funcs(), {"answer": [answer]}
+    assert reward(["p"], [f"#### {said}"], **row) == [1.0] and reward.failures == []
+
+
 @pytest.mark.parametrize(
     ("completion", "answer", "correct", "well_formed"),
     [

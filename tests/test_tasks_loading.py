@@ -106,7 +106,8 @@ def test_options_of_an_own_task(file):
     message = error_of(get_task, f"{path}:Sized", {"size": 3, "color": "blue"})
     assert f"unknown option of task '{path}:Sized' 'color'" in message and "use one of size, colour" in message
     assert "'size'" in error_of(get_task, f"{path}:Sized")
-    assert "has no options: leave size out" in error_of(get_task, f"{path}:Mine", {"size": 3})
+    assert "'size': use one of prompt, completion" in error_of(get_task, f"{path}:Mine", {"size": 3}), "those of jsonl"
+    assert "has no options: leave size out" in error_of(get_task, "gsm8k", {"size": 3})
     assert "is made already and takes no options" in error_of(get_task, f"{path}:mine", {"size": 3})
 
 
@@ -185,6 +186,53 @@ def test_hub(monkeypatch):
     error_of(load_rows, get_task("kk"), "owner/name:3ppl")
     assert asked == [("openai/gsm8k", "main", "test"), ("owner/name", None, "train"), ("owner/name", "train", "3ppl")]
     assert "ConnectionError: no network" in error_of(load_rows, get_task("gsm8k"), "bad/name:x")
+
+
+def test_a_split_of_the_hub_by_name(monkeypatch):
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        return [json.loads(GSM8K_LINE)]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    load_rows(get_task("gsm8k"), "owner/name:main:train_sft")
+    load_rows(get_task("gsm8k"), "owner/name::train_sft")
+    assert asked == [("owner/name", "main", "train_sft"), ("owner/name", None, "train_sft")]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "saved", "saved splits"])
+def test_a_folder_that_is_a_dataset(tmp_path, monkeypatch, kind):
+    from datasets import Dataset, DatasetDict
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    dataset = Dataset.from_list([{"prompt": f"{i}+1=", "answer": f"{i + 1}"} for i in range(3)])
+    splits = DatasetDict(train=dataset, test=dataset.select([0]))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if kind.startswith("saved"):
+        (splits if kind == "saved splits" else dataset).save_to_disk(str(folder))
+    else:
+        for name, part in splits.items():
+            getattr(part, f"to_{kind}")(folder / f"{name}.{kind}")
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("folder", "./folder", str(folder)):  # the last is what config.yaml has
+        rows = load_rows(JsonlTask(), spelling)
+        assert [row["prompt"] for row in rows] == ["0+1=", "1+1=", "2+1="]
+        assert rows[0]["answer"] == "1"
+    assert len(load_rows(JsonlTask(), "folder", "test")) == (3 if kind == "saved" else 1)
+
+
+def test_fields_of_other_names(file):
+    path = file('{"question": "1+1=", "solution": "2.", "final": 2, "prompt": "not this", "source": "x"}')
+    names = {"prompt": "question", "completion": "solution", "answer": "final"}
+    (row,) = load_rows(get_task("jsonl", names), path)
+    assert row == {"prompt": "1+1=", "completion": "2.", "answer": "2", "difficulty": None, "source": "x"}
+    found = error_of(load_rows, get_task("jsonl", {"prompt": "text"}), path)
+    assert "record has no field 'text' (its fields: " in found and "task_options" in found
+    wanted = "use one of prompt, completion, answer, difficulty (did you mean prompt?)"
+    assert f"option of task jsonl 'promt': {wanted}" in error_of(get_task, "jsonl", {"promt": "q"})
+    assert "prompt is 3, but it must be the name of a field" in error_of(get_task, "jsonl", {"prompt": 3})
 
 
 def test_generated():

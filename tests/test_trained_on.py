@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -17,7 +18,7 @@ from sasr.exam.request import read_request
 from sasr.rows import RowReader
 from sasr.run_directory import check_free, clear
 from sasr.tasks import get_task
-from sasr.trained_on import WRONG_FILE
+from sasr.trained_on import WRONG_FILE, digests, keep, without_studied
 from small_exam import refused
 
 FILE = "trained_on.json"
@@ -96,6 +97,15 @@ def test_other_rows_are_no_fault(run):
     fewer = [i for i in range(60) if i not in held_out][:15]
     write(run.parent / "rows.jsonl", [*held_out, *fewer])
     assert asked(run) == (held_out[:2], [])
+
+
+def test_a_question_in_another_spelling_was_trained_on(tmp_path):
+    keep(tmp_path, digests([{"prompt": "Combien font\u00e9s  2 ?"}]))
+    rows = [{"prompt": "COMBIEN fonte\u0301s 2 ?\n"}, {"prompt": "combien font\u00e9s 3 ?"}]
+    assert without_studied(tmp_path, rows) == rows[1:]
+    # Earlier versions kept digests of the text as it is.
+    (tmp_path / FILE).write_text(json.dumps({"prompts": [hashlib.sha256(b"How  MANY?").hexdigest()[:16]]}))
+    assert without_studied(tmp_path, [{"prompt": "How  MANY?"}, *rows]) == rows
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("{")])

@@ -14,7 +14,9 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
+from trl.trainer.utils import remove_none_values
 
+from . import thoughts
 from .errors import InputError
 from .tasks.text import one_line
 
@@ -95,18 +97,43 @@ def tokenize_demonstrations(
 
 
 def completion_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> str:
-    """What the model is to write after the prompt, with the chat template's end of turn if it has one."""
+    """What the model is to write after the prompt, its thought included, with the chat template's end of turn if it
+    has one."""
     prompt, completion = row["prompt"], row["completion"]
     if not is_conversational({"prompt": prompt}):
         return completion
+    prompt, completion = remove_none_values([prompt, completion])  # which a dataset fills messages with
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
     start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **template_kwargs)
     whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
-    if whole.startswith(start):
+    opened = thoughts.opened_by(start)
+    if whole.startswith(start) and thoughts.are_told(completion, opened + whole[len(start) :]):
         return whole[len(start) :]
-    # Some templates render a finished turn differently from one that is open (e.g. an empty thinking block).
-    return "".join(str(message["content"]) for message in completion)
+    # The template opens a thought in the prompt that a finished turn does not have, takes thoughts out of it, or puts
+    # an empty one before them: that is for the turns of the past, while this one is to be written by the model.
+    content = "".join(thoughts.written_out(message, opened if i == 0 else "") for i, message in enumerate(completion))
+    plain = [*prompt, {"role": "assistant", "content": _CONTENT}]
+    return content + tokenizer.apply_chat_template(plain, tokenize=False, **template_kwargs).rpartition(_CONTENT)[2]
+
+
+def empty_thought_notes(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any
+) -> list[str]:
+    """A note if the chat template gives demonstrations without a thought an empty one."""
+    shown = [row for row in rows if row.get("completion") and is_conversational({"prompt": row["prompt"]})]
+    plain = [row for row in shown if not any(map(thoughts.thought_of, row["completion"]))]
+    if not plain:
+        return []
+    row = plain[0]
+    opened = thoughts.opened_in(row["prompt"], tokenizer, **template_kwargs)
+    if not thoughts.begins_empty(opened + completion_text(row, tokenizer, **template_kwargs)):
+        return []
+    return [
+        f"note: by the chat template a turn begins with a thought; {len(plain)} of {len(shown)} demonstrations have "
+        "none, and SFT shows an empty one: put thoughts between <think> and </think>, or, where the template knows it, "
+        "turn them off (--chat_template_kwargs '{\"enable_thinking\": false}')"
+    ]
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from trl.trainer.utils import is_async_callable
 
+from . import thoughts
 from .errors import InputError
 from .limits import TooLate, within
 from .tasks.text import one_line
@@ -87,9 +88,14 @@ class RewardGuard:
 
     def _guarded(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         limit = self.trainer.args.reward_timeout
+        whole_turns = getattr(function, "whole_turns", False)
 
         @functools.wraps(function, updated=())
         def call(*, completions: list, **columns: Any) -> list[float | None]:
+            if whole_turns:
+                trainer = self.trainer
+                prompts, template = columns["prompts"], trainer.chat_template_kwargs
+                completions = thoughts.whole_turns(prompts, completions, trainer._tokenizer, **template)
             with self._noting(name) as outcome, within(limit):
                 given = function(completions=completions, **columns)
                 outcome.values = self._numbers(function, given, len(completions), name)

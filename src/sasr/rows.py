@@ -18,7 +18,7 @@ from .demonstrations import tokenize_prompts
 from .errors import InputError
 from .held_out import kept_from_sft
 from .task_config import TaskConfig
-from .tasks.base import Row, Task, hold_out, text_of
+from .tasks.base import Row, Task, hold_out, question_of, text_of
 from .tasks.judging import judged_demonstrations, to_judge
 from .tasks.loading import generated_rows, located_rows
 from .trained_on import WRONG_FILE
@@ -48,6 +48,7 @@ class RowReader:
         self.others: list[str] = []
         self._places: dict[int, tuple[str, Row]] = {}
         self._verdicts: dict[str, Any] | None = None
+        self._of_sft_trainer: set[str] = set()  # columns that TRL's SFTTrainer renders with each row
 
     def load(self, data: str | None, split: Literal["train", "test"]) -> list[Row]:
         """As [`sasr.tasks.load_rows`]."""
@@ -88,6 +89,8 @@ class RowReader:
     def notes(self) -> list[str]:
         """What was left out, a line each."""
         lines = [*self.others]
+        for name in sorted(self._of_sft_trainer):
+            lines.append(f"note: the column {name} of the rows is in no prompt: write it into the messages")
         if self.skipped:
             lines.append(f"note: {len(self.skipped)} records left out (bad_rows skip), the first: {self.skipped[0]}")
         if self.held_out:
@@ -111,6 +114,8 @@ class RowReader:
     def _known(self, located: list[tuple[str, Row]]) -> list[Row]:
         # By identity, with the row beside it: as long as it is kept, no other object has its id.
         self._places.update((id(row), (where, row)) for where, row in located)
+        names = ("tools", "chat_template_kwargs")
+        self._of_sft_trainer |= {name for _, row in located for name in names if row.get(name)}
         return [row for _, row in located]
 
 
@@ -153,7 +158,7 @@ def separate_demonstrations(reader: RowReader, config: TaskConfig, held_out: dic
     apart = _set_apart(config, held_out["test"], held_out["validation"])
     left, solved = list[Row](), list[Row]()
     for row in reader.load(config.demonstrations, "train"):
-        (solved if text_of(row["prompt"]) in apart else left).append(row)
+        (solved if question_of(row["prompt"]) in apart else left).append(row)
     reader.held_out += [reader.place(row) for row in solved]
     if solved and not any(row.get("completion") for row in left):
         raise InputError(
@@ -235,9 +240,9 @@ def all_rows(
 
 
 def seen_in(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
-    """Those of `rows` whose prompt is one of `others` too."""
-    known = _prompts(others)
-    return [row for row in rows if text_of(row["prompt"]) in known]
+    """Those of `rows` whose question is one of `others` too."""
+    known = _questions(others)
+    return [row for row in rows if question_of(row["prompt"]) in known]
 
 
 def overlap_notes(asked: list[Row], rows: list[Row], demonstrations: list[Row]) -> list[str]:
@@ -274,24 +279,24 @@ def _split(rows: list[Row], config: TaskConfig, test: list[Row] | None) -> tuple
     verifiable = [row for row in rows if row.get("answer") is not None]
     # The exam may not eat up a small dataset: a tenth of its questions at most, for each of the two. All rows of a
     # question leave with it.
-    most = max(len(_prompts(verifiable)) // 10, 1)
+    most = max(len({text_of(row["prompt"]) for row in verifiable}) // 10, 1)
     if test is None:
         test = hold_out(verifiable, min(config.exam_rows, most))[1]
-    tested = _prompts(test)
-    others = [row for row in verifiable if text_of(row["prompt"]) not in tested]
+    tested = _questions(test)
+    others = [row for row in verifiable if question_of(row["prompt"]) not in tested]
     validation = hold_out(others, min(config.validation_rows, most))[1]
     apart = _set_apart(config, test, validation)
-    return [row for row in rows if text_of(row["prompt"]) not in apart], {"test": test, "validation": validation}
+    return [row for row in rows if question_of(row["prompt"]) not in apart], {"test": test, "validation": validation}
 
 
 def _set_apart(config: TaskConfig, test: list[Row], validation: list[Row]) -> set[str]:
-    """The prompts that must not be studied. Those of `exam_data` may be: it is for the user to say which file they are
-    to be taken out of."""
-    return _prompts(validation) | (_prompts(test) if config.exam_data is None else set())
+    """The questions that must not be studied. Those of `exam_data` may be: it is for the user to say which file they
+    are to be taken out of."""
+    return _questions(validation) | (_questions(test) if config.exam_data is None else set())
 
 
-def _prompts(rows: Sequence[Row]) -> set[str]:
-    return {text_of(row["prompt"]) for row in rows}
+def _questions(rows: Sequence[Row]) -> set[str]:
+    return {question_of(row["prompt"]) for row in rows}
 
 
 def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .checkpoints import write_atomically
-from .tasks.base import Row, text_of
+from .tasks.base import Row, question_of, text_of
 
 TRAINED_ON_FILE = "trained_on.json"
 WRONG_FILE = "wrong_demonstrations.json"  # the verifier's judgement of each demonstration
@@ -20,7 +20,7 @@ WRONG_FILE = "wrong_demonstrations.json"  # the verifier's judgement of each dem
 
 def digests(rows: Iterable[Row]) -> list[str]:
     """Of the questions, each once. The order of the rows shows nothing, and is lost."""
-    return sorted({_digest(row) for row in rows})
+    return sorted({_digest(question_of(row["prompt"])) for row in rows})
 
 
 def keep(directory: Path, found: Sequence[str]) -> None:
@@ -34,8 +34,10 @@ def without_studied(directory: Path, rows: list[Row]) -> list[Row]:
         known = set(json.loads((directory / TRAINED_ON_FILE).read_text())["prompts"])
     except (OSError, ValueError, TypeError, KeyError):
         return rows  # of an earlier version, or not as it was written
-    return [row for row in rows if _digest(row) not in known]
+    # Earlier versions kept the digest of the prompt as it is written.
+    asked = ((row, (question_of(row["prompt"]), text_of(row["prompt"]))) for row in rows)
+    return [row for row, texts in asked if known.isdisjoint(map(_digest, texts))]
 
 
-def _digest(row: Row) -> str:
-    return hashlib.sha256(text_of(row["prompt"]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -41,6 +41,13 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
     """The rows of a trainer. Raises `InputError` for a prompt longer than `max_prompt_length`, and for a curriculum
     over rows without difficulty."""
     args, rows = trainer.args, trainer.train_dataset
+    for what, dataset in (("train_dataset", rows), ("demonstration_dataset", demonstration_dataset)):
+        if dataset is not None and "prompt" not in getattr(dataset, "column_names", ()):
+            have = ", ".join(getattr(dataset, "column_names", ())) or f"it is a {type(dataset).__name__}"
+            raise InputError(
+                f"{what} needs the column 'prompt' ({have}): of a conversation all messages but the answer, which is "
+                "its 'completion'"
+            )
     needed = [name for name in args.reward_columns if name in rows.column_names]
     missing = [name for name in args.reward_columns if name not in needed]
     if missing and args.reward_columns != ["answer"]:  # which is the default, and not every reward reads it

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sasr.exam.measures import ascending
-from sasr.tasks.base import Row, Task, text_of
+from sasr.tasks.base import Row, Task, question_of, text_of
 from sasr.tasks.judging import CHUNK, judged_demonstrations, to_judge
 
 
@@ -91,8 +91,8 @@ def exactly(row: Row) -> str:
 
 
 def normalised(row: Row) -> str:
-    """The prompt without regard to case and spacing."""
-    return " ".join(text_of(row["prompt"]).casefold().split())
+    """The prompt without regard to case, spacing and encoding."""
+    return question_of(row["prompt"])
 
 
 def repeated(rows: Sequence[Row], key: Callable[[Row], str]) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sasr.check import facts
-from sasr.demonstrations import end_of_turn_id, tokenize_demonstrations, tokenize_prompts
+from sasr.demonstrations import empty_thought_notes, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 from sasr.errors import InputError
 from sasr.parsing import Settings
 from sasr.rows import RowReader, check_needs, difficulty_notes
@@ -16,6 +16,7 @@ from sasr.tasks.judging import to_judge
 from sasr.tasks.loading import for_model
 
 _SHOWN = 3  # places that a line names
+_STUDIED = ("train", "demonstrations")  # splits
 
 
 class Report:
@@ -65,7 +66,7 @@ class Report:
         for name in self.splits:
             self._look_for_repeats(name)
         for name in ("test", "validation"):
-            for other in ("train", "demonstrations"):
+            for other in _STUDIED:
                 self._look_for_overlap(name, other)
 
     @property
@@ -102,6 +103,9 @@ class Report:
                 "demonstrations": facts.lengths([len(d.completion_ids) for d in taught], most),
             }
             self._say_long(name, places)
+            if name in _STUDIED and args.kinds_of_steps(args.build_schedule())[0]:
+                notes = empty_thought_notes([asked[i] for i in places], tokenizer, **options)
+                self.notes += [note.removeprefix("note: ") for note in notes]
 
     def _say_long(self, name: str, places: list[int]) -> None:
         prompts, taught = self.lengths[name]["prompts"], self.lengths[name]["demonstrations"]
@@ -112,7 +116,7 @@ class Report:
                 name,
                 prompts.over,
             )
-        if taught is not None and taught.over and name in ("train", "demonstrations"):
+        if taught is not None and taught.over and name in _STUDIED:
             self._note(
                 f"{len(taught.over)} demonstrations of {name} are longer than max_completion_length ({taught.limit}): "
                 "SFT teaches answers that rollouts and exams cut off; raise it, or drop the rows",

@@ -28,6 +28,7 @@ from sasr.exam.passk import pass_at_k, proportion_interval
 from sasr.tasks.base import Row, Task, Verdict
 from sasr.tasks.judging import judge_all
 from sasr.tasks.text import one_line
+from sasr.thoughts import whole_turns
 
 Record = dict[str, Any]
 
@@ -164,7 +165,8 @@ def examine_rows(
         raise InputError(f"temperature of the exam must be positive, got {temperature}; greedy decoding is done anyway")
     eos_ids = eos_ids_of(model.generation_config if model is not None else None, tokenizer, eos_token_ids)
     # Exactly as GRPO tokenises them: the exam asks what training asked.
-    prompt_ids = tokenize_prompts([row["prompt"] for row in rows], tokenizer, **(chat_template_kwargs or {}))
+    template = dict(chat_template_kwargs or {})
+    prompt_ids = tokenize_prompts([row["prompt"] for row in rows], tokenizer, **template)
     for index, ids in enumerate(prompt_ids):
         if not ids:
             raise InputError(f"the prompt of row {index} of the exam has no tokens")
@@ -177,7 +179,9 @@ def examine_rows(
         completion_ids = engine.complete(prompt_ids, samples, sampling, progress)
         flat = [ids for of_row in completion_ids for ids in of_row]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
-        verdicts = judge_all(task, texts, [row for row in rows for _ in range(1 + samples)])
+        asked = [row for row in rows for _ in range(1 + samples)]
+        turns = whole_turns([row["prompt"] for row in asked], texts, tokenizer, **template)
+        verdicts = judge_all(task, turns, asked)
     step = 1 + samples
     judged = [
         {
@@ -186,10 +190,10 @@ def examine_rows(
             "correct": bool(verdict.correct),
             "well_formed": bool(verdict.well_formed),
             "truncated": ids[-1] not in eos_ids,
-            **_reasoning(task, text, rows[i // step], verdict),
+            **_reasoning(task, turn, row, verdict),
             **({"token_ids": ids} if keep_token_ids else {}),
         }
-        for i, (ids, text, verdict) in enumerate(zip(flat, texts, verdicts, strict=True))
+        for ids, text, turn, row, verdict in zip(flat, texts, turns, asked, verdicts, strict=True)
     ]
     return [
         {

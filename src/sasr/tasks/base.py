@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,7 @@ class _Judged:
 
 class _Correctness:
     __name__ = "correctness"
+    whole_turns = True  # reads the thought that the prompt opened as one
     judges = True  # no other reward can make up for one that it does not give
 
     def __init__(self, judged: _Judged):
@@ -180,6 +182,7 @@ class _Correctness:
 
 class _Format:
     __name__ = "format"
+    whole_turns = True
 
     def __init__(self, judged: _Judged):
         self.judged = judged
@@ -198,16 +201,23 @@ def text_of(value: Any) -> str:
     return "\n".join(str(message.get("content") or "") for message in value)
 
 
+def question_of(prompt: Any) -> str:
+    """What a prompt asks, for telling whether two ask the same: its text without regard to case, spacing and how
+    accents are encoded. Copies of a dataset differ in these."""
+    return " ".join(unicodedata.normalize("NFC", text_of(prompt)).casefold().split())
+
+
 def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
     """Split rows into (train, held-out) by a hash of the prompt: the same for every seed and row order, and no
-    prompt on both sides even when the data repeats it."""
+    question on both sides even when the data repeats it."""
     ranked = sorted({_digest(row["prompt"]) for row in rows})
     chosen = set(ranked[:count])
-    train = [row for row in rows if _digest(row["prompt"]) not in chosen]
     held: dict[str, Row] = {}
     for row in rows:
         if _digest(row["prompt"]) in chosen:
             held.setdefault(_digest(row["prompt"]), row)
+    questions = {question_of(row["prompt"]) for row in held.values()}
+    train = [row for row in rows if question_of(row["prompt"]) not in questions]
     return train, [held[key] for key in ranked[:count]]
 
 

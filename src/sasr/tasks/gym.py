@@ -13,7 +13,7 @@ from sasr.errors import InputError, did_you_mean, unknown
 from sasr.tasks.base import Row, Task, Verdict
 from sasr.tasks.gym_worker import CHUNK
 from sasr.tasks.stories import split_of
-from sasr.tasks.text import one_line, required_text
+from sasr.tasks.text import after_thinking, one_line, required_text
 from sasr.tasks.worker import Worker
 
 PREFIX = "reasoning_gym/"
@@ -148,6 +148,7 @@ class ReasoningGymTask(Task):
         return made if "error" in made else self._ask("score", _SCORE_LIMIT, place, text)
 
     def well_formed(self, completion: str) -> bool:
+        completion = after_thinking(completion)
         once = completion.count("<answer>") == completion.count("</answer>") == 1
         return once and bool(final_answer(completion))
 
@@ -161,8 +162,8 @@ class ReasoningGymTask(Task):
 
 
 def final_answer(completion: str) -> str | None:
-    """What the last `<answer>` holds; `None` without one that is closed."""
-    _, opened, rest = completion.rpartition("<answer>")
+    """What the last `<answer>` after all thinking holds; `None` without one that is closed."""
+    _, opened, rest = after_thinking(completion).rpartition("<answer>")
     inside, closed, _ = rest.partition("</answer>")
     return inside.strip() if opened and closed else None
 

@@ -71,7 +71,7 @@ _SECOND_THOUGHTS = re.compile(
 
 class JsonlTask(Task):
     """Rows with `prompt` (text or a list of messages) and, optionally, `completion` and `answer`; other columns are
-    kept.
+    kept. The arguments name the fields of a record that these are, with `difficulty`.
 
     The final answer of a completion is what follows its last `####`, if no `\\boxed{}`, `Answer:` or `answer is` comes
     later; failing that its last `\\boxed{}`; failing that what follows its last `Answer:` or `answer is`; failing that
@@ -81,12 +81,27 @@ class JsonlTask(Task):
     """
 
     name: ClassVar[str] = "jsonl"
+    fields: Mapping[str, str] = {name: name for name in ("prompt", "completion", "answer", "difficulty")}
+
+    def __init__(
+        self, prompt: str = "prompt", completion: str = "completion", answer: str = "answer",
+        difficulty: str = "difficulty",
+    ):  # fmt: skip
+        self.fields = {"prompt": prompt, "completion": completion, "answer": answer, "difficulty": difficulty}
+        for column, name in self.fields.items():
+            if not isinstance(name, str) or not name:
+                raise InputError(f"task jsonl: {column} is {name!r}, but it must be the name of a field")
 
     def to_row(self, record: Mapping[str, Any]) -> Row:
+        record = self._renamed(record)
         prompt, completion = record.get("prompt"), record.get("completion")
         if prompt is None:
             have = ", ".join(str(key) for key in record) or "none"
-            raise InputError(f"record has no field 'prompt' (its fields: {one_line(have)}); add it")
+            wanted = self.fields["prompt"]
+            raise InputError(
+                f"record has no field {wanted!r} (its fields: {one_line(have)}); add it, or name another in "
+                'task_options: {"prompt": "question"}'
+            )
         _require_text("prompt", prompt)
         if completion is not None:
             _require_text("completion", completion)
@@ -105,8 +120,17 @@ class JsonlTask(Task):
         }
         return {**record, **own}
 
+    def _renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The record with the fields that are ours by our names. One of these names that another field has in our place
+        is not ours, and left out."""
+        ours = {name: column for column, name in self.fields.items()}
+        kept = {key: value for key, value in record.items() if key in ours or key not in self.fields}
+        return {ours.get(key, key): value for key, value in kept.items()}
+
     def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         expected = row.get("answer")
+        if isinstance(expected, int | float):  # in Python, where rows do not go through `to_row`
+            expected = _text_of(expected)
         written, found_by = _statement(completion)
         correct = expected is not None and (
             same_answer(written, expected) or (found_by == "sentence" and _begins_with(written, expected))

@@ -13,6 +13,7 @@ from sasr.errors import InputError
 from sasr.tasks.base import Row, Task, Verdict, text_of
 from sasr.tasks.text import one_line
 from sasr.tasks.worker import Worker
+from sasr.thoughts import opened_by
 
 CHUNK = 64  # demonstrations judged together, between two signs of life
 
@@ -42,8 +43,13 @@ def judged_demonstrations(task: Task, rows: Sequence[Row]) -> Iterator[tuple[int
     places = to_judge(rows)
     for start in range(0, len(places), CHUNK):
         part = places[start : start + CHUNK]
-        verdicts = judge_all(task, [text_of(rows[i]["completion"]) for i in part], [rows[i] for i in part])
+        verdicts = judge_all(task, [_demonstrated(rows[i]) for i in part], [rows[i] for i in part])
         yield from zip(part, verdicts, strict=True)
+
+
+def _demonstrated(row: Row) -> str:
+    opened = opened_by(row["prompt"]) if isinstance(row["prompt"], str) else ""
+    return opened + text_of(row["completion"])
 
 
 def checks_together(task: Task) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sasr.errors import InputError
 from sasr.tasks.base import Perturber, Row, Task, Verdict
-from sasr.tasks.text import one_line, required, required_text
+from sasr.tasks.text import after_thinking, one_line, required, required_text
 
 MARK = "CONCLUSION:"
 INSTRUCTION = (
@@ -78,7 +78,7 @@ class KnightsKnavesTask(Task):
 
     def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         expected = row.get("answer")
-        concluded = _assignment(_lines(completion))
+        concluded = _assignment(_lines(after_thinking(completion)))
         correct = expected is not None and concluded is not None and concluded == _parse_answer(expected)
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
 
@@ -88,6 +88,7 @@ class KnightsKnavesTask(Task):
         return ("\n".join([MARK, *lines]),)
 
     def well_formed(self, completion: str) -> bool:
+        completion = after_thinking(completion)
         lines = _lines(completion)
         statements = [_statement(line) for line in lines]
         one_mark = len(_MARK.findall(completion)) == 1

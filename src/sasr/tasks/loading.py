@@ -15,6 +15,7 @@ from sasr.tasks.columns import Columns
 from sasr.tasks.text import one_line
 
 _ENDINGS = (".json", ".jsonl")
+_SAVED_TO_DISK = ("state.json", "dataset_dict.json")
 _STARTS = (".", "/", "~")
 
 
@@ -116,12 +117,16 @@ def _records(task: Task, data: str, split: str) -> Iterator[tuple[str, Any]]:
     if "" in sources:
         raise InputError(f"data '{data}': empty name between commas; remove the extra comma")
     # All paths first: a mistyped one should show before a long download.
-    paths = {source: _paths(source) for source in sources if _is_file(source)}
+    paths = {source: _paths(source) for source in sources if _is_file(source) and not _is_folder(source)}
     for source in sources:
         if source not in paths:
             yield from _hub_records(task, source, split)
         for path in paths.get(source, ()):
             yield from _file_records(path)
+
+
+def _is_folder(source: str) -> bool:
+    return os.path.isdir(os.path.expanduser(source))
 
 
 def _is_file(source: str) -> bool:
@@ -137,8 +142,6 @@ def _paths(source: str) -> list[str]:
     path = os.path.expanduser(source)
     if os.path.isfile(path):
         return [path]
-    if os.path.isdir(path):
-        raise InputError(f"{source}: is a folder; name its files, for example {os.path.join(source, '*.jsonl')}")
     if not glob.has_magic(path):
         raise InputError(f"{source}: no such file; check the path (from {os.getcwd()})")
     paths = sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
@@ -178,17 +181,32 @@ def _refuse_constant(name: str) -> None:
 
 
 def _hub_records(task: Task, source: str, split: str) -> Iterator[tuple[str, Any]]:
-    name, _, config = source.partition(":")
+    """Of a dataset on the Hub, or of a folder that is one: parquet, csv, what `save_to_disk` has written."""
+    folder = _is_folder(source)
+    name, config, wanted = (source, "", "") if folder else [*source.split(":", 2), "", ""][:3]
     config_name, hub_split = task.hub_query(config or None, split)
+    if folder:
+        name, config_name, hub_split = os.path.abspath(os.path.expanduser(source)), None, split
+    hub_split = wanted or hub_split
     try:
         # Imported here because it takes seconds, which local files need not pay.
         import datasets
 
-        dataset = datasets.load_dataset(name, config_name, split=hub_split)
+        if folder and any(os.path.isfile(os.path.join(name, mark)) for mark in _SAVED_TO_DISK):
+            saved = datasets.load_from_disk(name)
+            dataset = saved[hub_split] if isinstance(saved, datasets.DatasetDict) else saved
+        else:
+            dataset = datasets.load_dataset(name, config_name, split=hub_split)
     except Exception as error:
+        why = f"{type(error).__name__}: {one_line(error, 200)}"
+        if folder:
+            raise InputError(
+                f"{source}: is a folder that datasets cannot load (split {hub_split}): {why}; name its files, for "
+                f"example {os.path.join(source, '*.jsonl')}"
+            ) from error
         raise InputError(
-            f"data '{source}': cannot load it from the Hub (configuration {config_name}, split {hub_split}):"
-            f" {type(error).__name__}: {one_line(error, 200)}; for local data, give a path that ends in .jsonl"
+            f"data '{source}': cannot load it from the Hub (configuration {config_name}, split {hub_split}): {why}; "
+            "for local data, give a path that ends in .jsonl, for another split owner/name:config:split"
         ) from error
     for number, record in enumerate(dataset, 1):
         yield f"{source} [{hub_split}] record {number}", record

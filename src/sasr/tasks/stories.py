@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from sasr.errors import InputError
 from sasr.tasks.base import Perturber, Row, Task, Verdict
 from sasr.tasks.equations import sorted_step
-from sasr.tasks.text import parse_number, required_text
+from sasr.tasks.text import after_thinking, parse_number, required_text
 
 MARK = "####"
 NAMES = ("Tom", "Ann", "Ben", "Eve", "Sam", "Mia", "Leo", "Zoe")
@@ -111,7 +111,7 @@ class StoriesTask(Task):
 
     def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         expected = row.get("answer")
-        _, mark, rest = completion.rpartition(MARK)
+        _, mark, rest = after_thinking(completion).rpartition(MARK)
         written = parse_number(_compact(rest)) if mark else None
         correct = expected is not None and written is not None and written == parse_number(expected)
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
@@ -120,7 +120,7 @@ class StoriesTask(Task):
         return (f"{MARK} {answer}",)
 
     def well_formed(self, completion: str) -> bool:
-        return _SOLUTION.fullmatch(_compact(completion)) is not None
+        return _SOLUTION.fullmatch(_compact(after_thinking(completion))) is not None
 
     def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
         """The multiset of steps, each with the operands of a sum or product sorted. Their order shows in the numbers:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from sasr.errors import InputError
+from sasr.thoughts import CLOSE, OPEN
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?\\?\$? ?(?P<inner>-?)"
@@ -111,11 +112,10 @@ def without_currency(text: str) -> str:
 
 
 def after_thinking(completion: str) -> str:
-    """What a completion says after its last thought. A thought ends with `</think>`, also where the chat template has
-    opened it in the prompt; one that the completion opens and does not close, as when it is cut at the limit, says
-    nothing."""
-    said = completion.rpartition("</think>")[2]
-    return "" if "<think>" in said else said
+    """What a completion says after its last thought; nothing if that is not closed, as when it is cut at the limit. A
+    thought that the prompt has opened is to be opened in the completion too (`sasr.thoughts.whole_turns`)."""
+    said = completion.rpartition(CLOSE)[2]
+    return "" if OPEN in said else said
 
 
 def normalise_number(text: str) -> str | None:

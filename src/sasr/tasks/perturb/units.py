@@ -41,7 +41,9 @@ _MULTIPLES = [
 
 UNITS: list[Rewriting] = [
     _rule(
-        rf"(?<![\w$.,/-])(?<!\b[Aa] )(?<!\b[Tt]he )\$(?!1[.,;:?!)]*(?:\s|$))({_NUMBER})(?:{_OVER}|{_WORD_AFTER})",
+        # Not the kind of a bill: "10 $20 and 3 $5 bills", "$10 and $20 bills".
+        rf"(?<![\w$.,/-])(?<!\b[Aa] )(?<!\b[Tt]he )(?<![0-9] )\$(?!1[.,;:?!)]*(?:\s|$))({_NUMBER})"
+        rf"(?! (?:and|or) (?:[0-9]+ )?\${_NUMBER} ?(?:bill|note|coin|coupon|ticket)s?\b)(?:{_OVER}|{_WORD_AFTER})",
         r"\1 dollars",
     ),
     # Some of SVAMP has "$ 78 dollars".
