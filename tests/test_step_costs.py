@@ -137,5 +137,28 @@ def test_what_it_may_be_and_for_whom(tmp_path):
     for schedule in ("static", "chord_mu", "sft"):
         with pytest.raises(InputError, match=f"setting of schedule sasr, cosine or random, not of {schedule}"):
             toy.settings(tmp_path, schedule=schedule, share_of="flops")
+    assert toy.settings(tmp_path, schedule="static", share_of="steps").share_unit == "steps", (
+        "as earlier versions wrote it"
+    )
     for schedule in ("sasr", "cosine", "random"):
         assert toy.settings(tmp_path, schedule=schedule, share_of="flops").share_of == "flops"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "budget", "unit"),
+    [
+        ("sasr", {"max_seconds": 9.0}, "seconds"),
+        ("cosine", {"max_seconds": 9.0}, "seconds"),
+        ("random", {"max_seconds": 9.0}, "steps"),  # whose share is the user's own number
+        ("sasr", {"max_rollout_tokens": 900}, "steps"),
+        ("sasr", {}, "steps"),
+    ],
+)
+def test_where_seconds_are_the_budget_it_is_a_share_of_them(tmp_path, schedule, budget, unit):
+    budget = {**budget, "lr_scheduler_type": "constant"}
+    args = toy.settings(tmp_path, schedule=schedule, **budget)
+    assert (args.share_of, args.share_unit) == ("auto", unit)
+    assert toy.settings(tmp_path, schedule=schedule, **budget, share_of="steps").share_unit == "steps"
+    assert checkpoints.fingerprint(args.to_dict())["share_of"] == unit, "one of an earlier version goes on"
+    trained = toy.trainer(tmp_path, schedule=schedule, **budget)
+    assert trained.costs.unit == unit

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
-from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_checks, spread, warmup
+from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_checks, spread, step_costs, warmup
 from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .redaction import redacted_parts, without_hub_tokens
@@ -86,10 +86,11 @@ class SASRConfig(GRPOConfig):
         useful_passes (`float`, *optional*, defaults to `16.0`):
             `"sasr"`: passes over the demonstrations after which their pull has fallen to 1/e: it matters where there
             are few of them. 0: it never falls, as in the paper.
-        share_of (`str`, *optional*, defaults to `"steps"`):
+        share_of (`str`, *optional*, defaults to `"auto"`):
             `"sasr"`, `"cosine"`, `"random"`: what p_sft is SFT's share of: the `"steps"`; their `"seconds"`; or their
             `"flops"`, which do not depend on the machine. SFT steps being cheaper, the last two give it more of the
-            steps, by the mean costs measured so far (see `sasr.step_costs`).
+            steps, by the mean costs measured so far (see `sasr.step_costs`). `"auto"`: the seconds for `"sasr"` and
+            `"cosine"` where they are the budget (`max_seconds`), else the steps.
         divergence_weight (`float`, *optional*, defaults to `0.0`):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
@@ -210,7 +211,7 @@ class SASRConfig(GRPOConfig):
     useful_passes: float = setting(
         16.0, "sasr: passes over the demonstrations after which their pull is down to 1/e; 0: never, the paper's."
     )
-    share_of: str = setting("steps", "sasr, cosine, random: what p_sft is a share of: steps, seconds or flops.")
+    share_of: str = setting("auto", "sasr, cosine, random: what p_sft is a share of: steps, seconds, flops, or auto.")
     divergence_weight: float = setting(0.0, "sasr: weight in [0, 1] of the divergence against the gradient norm.")
     divergence_target: float = setting(0.1, "sasr: divergence (nats per token) that counts as a ratio of norms of 1.")
     sft_questions: str = setting("all", "Demonstrations of SFT steps: all in turn, or failed questions first.")
@@ -329,6 +330,13 @@ class SASRConfig(GRPOConfig):
             raise InputError("match_run is for schedule random, in place of sft_share: remove one of the settings")
         self.sft_share, self.share_of = sft_share_of(self.match_run), "steps"
 
+    @property
+    def share_unit(self) -> str:
+        """What `share_of` comes to: a unit of `sasr.step_costs`."""
+        if self.share_of != step_costs.AUTO:
+            return self.share_of
+        return "seconds" if self.max_seconds is not None and self.schedule in ("sasr", "cosine") else "steps"
+
     def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
         """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable
         answers. With `num_train_epochs` the length is not known yet: there is at least one step after the warm-up."""
@@ -338,8 +346,8 @@ class SASRConfig(GRPOConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As transformers has it for trackers and checkpoints, without tokens; here also without those inside of
-        settings, such as the `token` of `model_init_kwargs`."""
-        return redacted_parts(super().to_dict())
+        settings, such as the `token` of `model_init_kwargs`, and with what `share_of` comes to."""
+        return redacted_parts({**super().to_dict(), "share_of": self.share_unit})
 
     def __getstate__(self) -> dict[str, Any]:
         """What transformers saves as `training_args.bin`, and uploads with `push_to_hub`: without its tokens."""
@@ -351,7 +359,8 @@ class SASRConfig(GRPOConfig):
 
     def build_tracker(self, of: warmup.Warmup) -> SignalTracker:
         """What measures the signals of a run with this warm-up, at its beginning."""
-        return SignalTracker(of.bound, self.warmup_norm, self.sft_norm_ema, open_end=of.steps is None)
+        least = agreement.LEAST if self.sft_norm == "repeatable" else 0.0
+        return SignalTracker(of.bound, self.warmup_norm, self.sft_norm_ema, open_end=of.steps is None, least=least)
 
     def build_schedule(self) -> Schedule:
         """The schedule object that `schedule` names, with its settings."""

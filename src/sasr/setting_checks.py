@@ -56,7 +56,7 @@ def check_values(args: SASRConfig) -> None:
         ("sft_questions", ("all", "failed")),
         ("flat_groups", spread.CHOICES),
         ("curriculum", curriculum.MODES),
-        ("share_of", step_costs.UNITS),
+        ("share_of", (step_costs.AUTO, *step_costs.UNITS)),
     ):
         if getattr(args, name) not in known:
             raise unknown(name, getattr(args, name), known)
@@ -90,6 +90,11 @@ def check_values(args: SASRConfig) -> None:
 def _check_of_trl(args: SASRConfig) -> None:
     """What TRL, transformers and torch would refuse when they first use it: after the warm-up, with no way back, since
     a checkpoint belongs to its settings."""
+    for name in (*args._VALID_DICT_FIELDS, "chat_template_kwargs"):
+        if not name.endswith("_kwargs"):
+            continue  # others may name a file
+        if not isinstance(getattr(args, name), dict | None):
+            raise InputError(f"{name} is {getattr(args, name)!r}, but it must be JSON, as in '{{\"name\": true}}'")
     sizes = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]
     for name in [*sizes, "steps_per_generation", "num_iterations", "max_completion_length"]:
         require(name, getattr(args, name), lambda v: v >= 1, "1 or more")
@@ -195,5 +200,8 @@ def _value(choice: Any) -> str:
 def _check_foreign_settings(args: SASRConfig) -> None:
     """A setting of another schedule would be ignored in silence."""
     for name, owner in settings_of_other_schedules(args.schedule).items():
-        if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+        without = [type(args).__dataclass_fields__[name].default]
+        if name == "share_of":
+            without.append("steps")  # which runs of earlier versions have in their settings, whatever their schedule
+        if getattr(args, name) not in without:
             raise InputError(f"{name} is a setting of schedule {owner}, not of {args.schedule}: remove it")
