@@ -68,7 +68,7 @@ def test_the_signal_is_the_norm_along_the_mean_of_the_gradients_before(tmp_path)
     assert trained.tracker.warmup_grad_norm == pytest.approx(max(sum(half) / 3, 0.0), rel=1e-3)
 
 
-def test_the_same_gradient_agrees_fully_and_a_part_below_zero_counts_as_none(tmp_path):
+def test_the_same_gradient_agrees_fully_and_a_part_below_zero_as_little(tmp_path):
     one = toy.rows(1)
     trained = toy.trainer(
         tmp_path, data=one, sft_warmup_steps=4, max_steps=4, per_device_sft_batch_size=1, sft_learning_rate=1e-12,
@@ -79,7 +79,7 @@ def test_the_same_gradient_agrees_fully_and_a_part_below_zero_counts_as_none(tmp
     assert agreements == pytest.approx([1.0] * 3, abs=1e-4)
     trained.tracker.sft_grad_norm = -0.3
     signals = trained.tracker.signals(0, 5, 10)
-    assert signals.sft_grad_norm == 0.0 and trained.schedule is not None
+    assert signals.sft_grad_norm == 0.05 * trained.tracker.warmup_grad_norm > 0, "or p would stay 0"
     trained.tracker.warmup_sum = -1.0
     assert trained.tracker.warmup_grad_norm == 0.0
 

@@ -40,6 +40,15 @@ FLAGS = {
     "missing-recipe-file": (["--config", "mine.yaml"], ["mine.yaml", "No such file"]),
     "config-without-value": (["--config"], ["--config needs a recipe"]),
     "unknown-flag": (["--gama", "1"], ["unknown argument --gama", "did you mean --gamma?"]),
+    "kwargs-no-json": (
+        ["--chat_template_kwargs", "enable_thinking=false"],
+        ["chat_template_kwargs is 'enable_thinking=false'", "must be JSON"],
+    ),
+    "model-init": (["--model_init_kwargs", '{"dtype": "bfloat16"}'], ["model_init_kwargs: dtype", "set dtype, attn"]),
+    "only-the-model": (["--save_only_model", "true"], ["save_only_model", "cannot go on", "save_strategy no"]),
+    "two-trackers": (["--report_to", "tensorboard", "wand"], ["unknown report_to 'wand'"]),
+    "hyphens": (["--max-grad-norm", "-1"], ["max_grad_norm is -1.0", "set a number"]),
+    "hyphens-and-equals": (["--max-grad-norm=-1"], ["max_grad_norm is -1.0"]),
     "stray-word": (["stories"], ["unknown argument stories"]),
     "float-flag": (["--gamma", "big"], ["--gamma", "'big'"]),
     "int-flag": (["--max_steps", "3.5"], ["--max_steps", "'3.5'"]),
@@ -178,6 +187,36 @@ def test_what_is_missing_from_the_machine(error, monkeypatch, setting, missing, 
 
 def test_resume_without_a_directory(error):
     assert "--output_dir" in error("--resume_from_checkpoint")
+
+
+def test_flags_with_hyphens_say_where_a_run_is(error):
+    """TRL's parser takes them too: what looks for these flags before it must not overlook them."""
+    Path("file").write_text("")
+    assert "output_dir file/below cannot be written" in error(*SMALL[2:], "--output-dir", "file/below")
+    assert "there is no checkpoint gone/checkpoint-9" in error("--resume-from-checkpoint", "gone/checkpoint-9")
+    assert "no checkpoint to resume from in gone" in error("--output-dir=gone", "--resume-from-checkpoint")
+
+
+def test_a_run_is_no_checkpoint(error):
+    Path("runs/x").mkdir(parents=True)
+    Path("runs/x/config.yaml").write_text("task: stories\n")
+    message = error("--resume_from_checkpoint", "runs/x")
+    assert message.endswith("runs/x is a run, not a checkpoint: give --output_dir runs/x --resume_from_checkpoint")
+
+
+@pytest.mark.parametrize(
+    "flags", [["check", "--config", "r.yaml"], ["train", "--output_dir", ".", "--resume_from_checkpoint"]]
+)
+def test_variables_of_a_recipe_are_there_when_libraries_are_imported(flags):
+    recipe = Path("config.yaml" if "train" in flags else "r.yaml")
+    recipe.write_text("env: {HF_HUB_OFFLINE: 1}\ngama: 1\n")
+    code = (
+        f"import sasr.cli; status = sasr.cli.main({flags!r}); "
+        "import huggingface_hub.constants as hub; print(status, hub.HF_HUB_OFFLINE)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split()[-2:] == ["2", "True"] and "unknown setting 'gama'" in done.stderr
 
 
 RECIPES = {

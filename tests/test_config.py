@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import sasr.setting_checks
 from sasr import InputError, SASRConfig, TaskConfig, checkpoints, train_help
 from sasr.errors import RunFailed
 from sasr.parsing import RECIPES, Parser, parse, read_recipe, recipe_path
@@ -247,6 +248,22 @@ def test_a_mapping_given_as_json_is_a_mapping_in_config_yaml(tmp_path):
     flags = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
     settings = parse([*flags, "--chat_template_kwargs", '{"enable_thinking": false}'])
     assert yaml.safe_load(config_text(settings))["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("given", ["flags", "list", "one"])
+def test_several_trackers(tmp_path, monkeypatch, given):
+    monkeypatch.setattr(sasr.setting_checks, "check_report_to", lambda args: None)
+    flags = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    names = ["tensorboard"] if given == "one" else ["tensorboard", "trackio"]
+    if given == "flags":
+        settings = parse([*flags, "--report_to", *names, "--max_steps", "300"])
+    else:
+        recipe = {"report_to": names if given == "list" else names[0], "schedule": "grpo"}
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+        settings = parse([*flags, "--config", str(tmp_path / "r.yaml"), "--max_steps", "300"])
+    assert settings.training.report_to == names
+    assert yaml.safe_load(config_text(settings))["report_to"] == names
+    assert parse([*flags, "--report_to", "none"]).training.report_to == []
 
 
 def test_a_file_or_directory_with_the_name_of_a_recipe_is_not_that_of_the_task(tmp_path, monkeypatch):

@@ -201,6 +201,19 @@ def test_generated_rows_are_of_the_test_split(exam_place, tmp_path):
     assert figures["entropy"] > 1 and figures["kl"] is None and figures["nll"] is None
 
 
+def test_columns_with_the_names_of_marks_are_only_columns(exam_place, tmp_path, monkeypatch):
+    """Of rows that are perturbed here, that is: as sets of robustness tests have them."""
+    monkeypatch.chdir(tmp_path)
+    rows = [json.loads(line) for line in (exam_place / "rows.jsonl").read_text().splitlines()]
+    marked = [{**row, "perturbation": "x" if i % 2 else None, "original": f"row {i}"} for i, row in enumerate(rows)]
+    (tmp_path / "marked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
+    flags = ["--model", str(exam_place / "lm"), "--task", "jsonl", "--data", "marked.jsonl", *SMALL]
+    assert sasr.cli.main(["exam", *flags, "--rows", "4", "--output_dir", "out"]) == 0
+    figures = content(tmp_path / "out")["figures"]
+    assert figures["rows"] == 4 and figures["robustness"] == {}
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
 def test_other_weights_are_another_exam(exam_place, tmp_path):
     assert digest_of_model("lm") == digest_of_model(str(exam_place / "lm")) != digest_of_model("start")
     assert digest_of_model("owner/name") is None

@@ -9,6 +9,7 @@ import torch
 
 import toy
 from recorded_steps import HYBRID, Recorder, by_level, groups, levels, log_probabilities, reward_of, run, same_gradient
+from sasr import InputError
 
 
 @pytest.mark.parametrize("slices", [1, 2], ids=["two-generations-a-step", "one-generation-a-step"])
@@ -56,6 +57,12 @@ def test_relift_studies_what_failed(tmp_path, slices):
     assert failures and any(failures)
     position = trained.sft_stream.position
     assert position == 2 * 4, "only the warm-up took from the stream"
+
+
+def test_relift_with_too_few_demonstrations_for_a_batch_is_refused(tmp_path):
+    """Its queue would never be full, and the run GRPO alone."""
+    with pytest.raises(InputError, match="an SFT batch of 16, but only 8 have a demonstration: lower per_device"):
+        toy.trainer(tmp_path, schedule="relift", data=toy.rows(8), per_device_sft_batch_size=16)
 
 
 def test_relift_when_all_fails(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import toy
 from sasr.schedules import (
     R3,
     SCHEDULES,
@@ -35,6 +36,7 @@ from sasr.schedules import (
     decide,
     draw,
 )  # fmt: skip
+from sasr.schedules.cosine import cosine_share
 from sasr.signals import SignalTracker
 
 norms = st.floats(0, 1e6, allow_nan=False)
@@ -334,6 +336,30 @@ def test_the_first_norms_are_a_scale_that_does_not_depend_on_the_warmup(open_end
         scales.add(tracker.warmup_grad_norm)
     assert scales == {sum(norms[:10]) / 10}
     assert observed(9.0, 8.0, math.nan, 4.0, warmup_norm="first").warmup_grad_norm == 7.0
+
+
+def test_a_repeatable_part_below_0_leaves_a_pull(tmp_path):
+    """Only another SFT step measures it again, so a pull of 0 would last for ever."""
+    settings = {"sft_norm": "repeatable", "separate_optimizer_states": True}
+    args = toy.settings(tmp_path, sft_warmup_steps=4, max_steps=50, **settings)
+    tracker = args.build_tracker(args.build_warmup())
+    for step, norm in enumerate((1.0, 1.0, -0.5, 1.0)):
+        tracker.observe_sft_norm(step, norm)
+        assert tracker.current_norm == max(norm, 0.0)
+    for norm in (-0.1, 0.001):
+        tracker.observe_sft_norm(5, norm)
+        assert tracker.current_norm == 0.05 * tracker.warmup_grad_norm > 0
+        assert Sasr().probability(tracker.signals(1, 10, 50)) > 0.01
+    tracker.observe_sft_norm(6, 0.8)
+    assert tracker.current_norm == 0.8
+    args = toy.settings(tmp_path, sft_warmup_steps=4, max_steps=50)
+    assert args.build_tracker(args.build_warmup()).least == 0, "of the batch's norm as the paper has it"
+
+
+def test_a_warm_up_that_ended_at_no_gradient_leaves_the_cosine():
+    late = Signals(step=109, total_steps=110, warmup_steps=10, draw=0.5, sft_grad_norm=1.0, warmup_grad_norm=0.0)
+    assert Sasr().probability(late) == cosine_share(late) < 0.01
+    assert Sasr(gamma_schedule="constant").probability(late) == 1.0
 
 
 def test_exponential_mean():

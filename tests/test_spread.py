@@ -15,6 +15,7 @@ import toy
 from recorded_steps import by_level, levels, run
 from sasr.selection import group_advantages
 from sasr.spread import flat_groups, replace_groups, settle, total
+from sasr.watch import Watch
 
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo")
 
@@ -172,6 +173,21 @@ def test_flat_groups_are_asked_anew(tmp_path, slices):
     # Tokens that were generated and thrown away are spent, and counted.
     kept = sum(len(rollout.completion) for step in steps for rollout in step.rollouts)
     assert log[-1][2] > 1.3 * kept
+
+
+def test_a_step_is_judged_by_all_its_generations(tmp_path, monkeypatch):
+    """Not by the last one, which is of a few questions in the place of flat ones."""
+    seen = []
+    observe = Watch.observe
+    monkeypatch.setattr(Watch, "observe", lambda self, step: (seen.append(step), observe(self, step))[1])
+    trained, _ = run(
+        tmp_path, schedule="grpo", data=levels(24), rewards=by_level, flat_groups="resample", max_steps=6,
+        per_device_train_batch_size=16,
+    )  # fmt: skip
+    assert any(questions > 4 for (questions,) in toy.history(trained, "sasr/questions"))
+    assert any(step.flat for step in seen) and all(step.flat < 1 for step in seen if step.norm)
+    selection = trained.selection
+    assert len(selection.asked_before) + len(selection.asked) == len(selection.outcomes)
 
 
 def test_the_denominator_of_resampled_rollouts_is_their_own_tokens(tmp_path):

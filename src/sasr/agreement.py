@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .config import SASRConfig
     from .trainer import SASRTrainer
 
+# Of the repeatable part one batch says little, and the noise around none is as often negative. A pull of 0 would last
+# for ever: only a further SFT step measures it again.
+LEAST = 0.05
 NORMS = ("batch", "repeatable")
 _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from transformers import GenerationConfig
 from trl.trainer.utils import add_fused_lm_head, pad
 
-from . import fused_head, prefill
+from . import fused_head, generation_defaults, prefill
 from .adapters import base_of
 from .demonstrations import Ids
 from .disconnect import STOPS
@@ -126,7 +126,8 @@ def rollouts(model: Any, job: dict[str, Any], sampling: Sampling, connection: Co
         return torch.full((len(ids),), connection.poll(), dtype=torch.bool)
 
     torch.manual_seed(job["seed"])
-    with prefill.shared(model, prompt_ids) if sampling.shared_prompts else nullcontext():
+    shared = prefill.shared(model, prompt_ids) if sampling.shared_prompts else nullcontext()
+    with generation_defaults.blank(model), shared:
         completion_ids = generate(model, prompt_ids, sampling.generation, stopping_criteria=[unwanted])
     if connection.poll():
         raise _Stopped

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from .disconnect import lasting_output
 from .errors import InputError, RunFailed
+from .flags import set_environment, value_of, with_underscores
 
 _USAGE = """\
 usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
@@ -85,6 +86,7 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"sasr {__version__}")
         return 0
+    argv = [with_underscores(word) for word in argv]
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
@@ -94,6 +96,7 @@ def _dispatch(argv: list[str]) -> int:
         raise InputError(f"unknown command {argv[0]!r}: the commands are {names} (see sasr --help)")
     if importlib.util.find_spec("fcntl") is None:  # directories are locked with it
         raise InputError("sasr needs Linux or macOS (here Python has no fcntl): on Windows run it in WSL")
+    set_environment(argv)
     return commands[argv[0]](argv[1:])
 
 
@@ -152,7 +155,7 @@ def _train(argv: list[str]) -> int:
         return 0
     argv, checkpoint, defaults, again = _resume(argv)
     made: list[Path] = []
-    if _value_of(argv, "--output_dir") is None:
+    if value_of(argv, "--output_dir") is None:
         argv = [*argv, "--output_dir", str(_new_directory(argv, made))]
     try:
         return train(parse(argv, defaults), checkpoint, again)
@@ -175,7 +178,7 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
     at = argv.index(flag)
     value = argv[at + 1] if at + 1 < len(argv) and not argv[at + 1].startswith("--") else None
     rest = argv[:at] + argv[at + (1 if value is None else 2) :]
-    given = _value_of(rest, "--output_dir")
+    given = value_of(rest, "--output_dir")
     if value is None or value.lower() == "true":
         if given is None:
             raise InputError(f"{flag}: name the run with --output_dir, or give a checkpoint")
@@ -186,6 +189,8 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
         checkpoint = Path(value)
         if not checkpoint.is_dir():
             raise InputError(f"{flag}: there is no checkpoint {value}")
+        if (checkpoint / CONFIG_FILE).is_file():
+            raise InputError(f"{flag}: {value} is a run, not a checkpoint: give --output_dir {value} {flag}")
         in_place = given is None or Path(given).resolve() == checkpoint.resolve().parent
         if in_place and is_main() and (note := later_note(checkpoint)):
             print(note)
@@ -197,28 +202,18 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
     return rest, checkpoint, defaults, checkpoint is None
 
 
-def _value_of(argv: list[str], flag: str) -> str | None:
-    found = None  # the last one, as for argparse
-    for i, argument in enumerate(argv):
-        if argument == flag and i + 1 < len(argv):
-            found = argv[i + 1]
-        elif argument.startswith(flag + "="):
-            found = argument.partition("=")[2]
-    return found
-
-
 def _new_directory(argv: list[str], made: list[Path]) -> Path:
     """`runs/NAME-N`, the first that is free, unless the recipe names one. It is made here, and added to `made` together
     with `runs` (see [`make_numbered`])."""
     from .parsing import read_recipe
     from .run_directory import make_numbered
 
-    recipe = _value_of(argv, "--config")
+    recipe = value_of(argv, "--config")
     if recipe is not None and (named := read_recipe(recipe).get("output_dir")):
         return Path(str(named))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("several processes need to agree on a directory: give --output_dir")
-    name = Path(recipe).stem if recipe else _value_of(argv, "--task") or "stories"
+    name = Path(recipe).stem if recipe else value_of(argv, "--task") or "stories"
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".-") or "run"  # never a hidden one
     directory, new = make_numbered("runs", name)
     made += new

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 def check(trainer: SASRTrainer) -> None:
     """Raise `InputError` for the first setting that the trainer's engine, or its model, cannot do."""
     args, sharded = trainer.args, trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
+        # As transformers leaves a base with its adapter.
+        raise InputError("no weight of the model is trained (requires_grad): merge its adapter first, or unfreeze it")
     if args.sft_norm_every and sharded:
         raise InputError("sft_norm_every needs gradients that can be thrown away, not DeepSpeed or FSDP")
     if args.sft_norm_every and args.fp16:

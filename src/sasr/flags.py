@@ -1,9 +1,15 @@
-"""The flags of the commands other than `sasr train`. Without torch: `sasr runs` and `sasr report` start at once."""
+"""Flags before they are parsed, and those of the commands other than `sasr train`. Without torch: `sasr runs` and
+`sasr report` start at once."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+import yaml
 
 from .errors import InputError
 
@@ -23,3 +29,42 @@ class Flags(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message + self._more)
+
+
+def with_underscores(word: str) -> str:
+    """A flag as settings are spelled, whichever way it was: `--max-steps` is `--max_steps`. Other words stay."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, the last one as for argparse; `None` without it."""
+    found = None
+    for i, argument in enumerate(argv):
+        if argument == flag and i + 1 < len(argv):
+            found = argv[i + 1]
+        elif argument.startswith(flag + "="):
+            found = argument.partition("=")[2]
+    return found
+
+
+def set_environment(argv: Sequence[str]) -> None:
+    """Set what the `env` section of the config file says, or that of the run that goes on: libraries read variables
+    such as `HF_HUB_OFFLINE` or `OMP_NUM_THREADS` when they are imported. What is wrong with the file is told later."""
+    config, directory = value_of(argv, "--config"), value_of(argv, "--output_dir")
+    checkpoint = value_of(argv, "--resume_from_checkpoint")
+    files = [Path(config)] if config else []
+    if any(argument.partition("=")[0] == "--resume_from_checkpoint" for argument in argv):
+        files += [Path(directory) / "config.yaml"] if directory else []
+        files += [Path(checkpoint).parent / "config.yaml"] if checkpoint else []
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        environment = content.get("env") if isinstance(content, dict) else None
+        for name, value in (environment if isinstance(environment, dict) else {}).items():
+            if isinstance(value, str | int | float) and "=" not in str(name):
+                os.environ[str(name)] = str(value)

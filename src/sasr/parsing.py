@@ -46,6 +46,7 @@ class Parser(TrlParser):
         super().__init__([TaskConfig, SASRConfig, ModelConfig], prog="sasr train", add_help=False, allow_abbrev=False)
         self.actions()["sft_warmup_steps"].type = _steps_or_auto
         self.actions()["task_options"].type = json_mapping
+        self.actions()["report_to"].nargs = "+"  # as in YAML; from its annotation the parser takes one name
 
     def error(self, message: str):
         raise InputError(message)

@@ -94,7 +94,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
             shared_warmup.check(Path(resume_from_checkpoint), self)
         if resume_from_checkpoint and self._is_finished(resume_from_checkpoint):
             return TrainOutput(self.state.global_step, 0.0, {})
-        minutes = self.args.save_minutes if self.args.save_strategy != "no" else 0
+        resumable = self.args.save_strategy != "no" and not self.args.save_only_model
+        minutes = self.args.save_minutes if resumable else 0
         self._timed_saves = TimedSaves(minutes, self.args.world_size)
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from trl.data_utils import is_conversational
+from trl.trainer.utils import remove_none_values
 
-from . import fused_head, prefill, spread
+from . import fused_head, generation_defaults, prefill, spread
 from .adapters import base_of
 from .ahead import Made, RolloutsAhead
 from .demonstrations import Ids, end_of_turn_id
@@ -22,6 +23,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     Attributes:
         generated_tokens (`int`): Of the rollouts made last, of all ranks, prompts included.
         refilling (`bool`): They are asked for in place of flat groups.
+        generations (`int`): That made the rollouts at hand: those in place of flat groups are further ones.
         ahead ([`RolloutsAhead`]): Makes rollouts while SFT steps run.
         made_ahead ([`Made`] or `None`): Those that take the place of the next generation.
     """
@@ -31,6 +33,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     generated_tokens = 0
     unlogged_rollouts = False
     refilling = False
+    generations = 0
     ahead: RolloutsAhead
     made_ahead: Made | None = None
     _new_logps: torch.Tensor
@@ -40,6 +43,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def stop_at_end_of_turn(self) -> None:
         """Let rollouts end with the chat template's end of turn too."""
+        generation_defaults.make_savable(base_of(self.model).generation_config)
         # Base models come with a chat template whose end of turn is not their EOS: rollouts would never stop there.
         token = end_of_turn_id(self._tokenizer)
         if token is not None and token not in self.eos_token_ids:
@@ -103,6 +107,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
+        self.generations = self.generations + 1 if self.refilling else 1
         keep_one_hook(self.model)
         self.unlogged_rollouts = True
         if self.model.training:
@@ -150,12 +155,13 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
             return self.made_ahead.completion_ids, None
         arguments = (prompt_ids, images, multimodal_fields, num_generations, *rest)
         if not prefill.applies(self, multimodal=bool(images or multimodal_fields)):
-            return super()._generate_single_turn(*arguments, **options)
+            with generation_defaults.blank(self.model_wrapped):
+                return super()._generate_single_turn(*arguments, **options)
         # In mixed precision the weights are then cast once a generation, not once a token.
         once = self.accelerator.autocast()
         # Of what torch.compile wraps: its wrapper does not say which arguments the model takes.
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
-        with once, prefill.shared(model, prompt_ids):
+        with once, generation_defaults.blank(model), prefill.shared(model, prompt_ids):
             return super()._generate_single_turn(*arguments, **options)
 
     def _get_per_token_logps_and_entropies(self, *arguments, **options):
@@ -174,7 +180,8 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
         return loss
 
     def _tokenize_prompts(self, prompts):
-        prompt_ids, *rest = super()._tokenize_prompts(prompts)
+        # A dataset gives each message the keys of all. Templates ask whether one is there.
+        prompt_ids, *rest = super()._tokenize_prompts(remove_none_values(prompts))
         if self._hints is not None:
             prompt_ids = [[*ids, *hint] for ids, hint in zip(prompt_ids, self._hints, strict=True)]
         return prompt_ids, *rest

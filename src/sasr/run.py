@@ -22,12 +22,14 @@ from . import (
     safeguards,
     setting_checks,
     shared_warmup,
+    template_date,
     trained_on,
 )
 from .adapters import INITIAL_MODEL, is_adapter
 from .budget import depends_on_length
 from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
 from .config import SASRConfig
+from .demonstrations import empty_thought_notes
 from .errors import InputError
 from .live import LiveView
 from .metrics import METRICS_FILE
@@ -82,6 +84,10 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     # Everything that can be wrong, cheapest first, before the model.
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
+    if args.save_only_model:
+        raise InputError(
+            "save_only_model: a run cannot go on from such checkpoints; leave it out, or set save_strategy no"
+        )
     if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
         raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
     quantised.check_training(settings.model, args)
@@ -92,6 +98,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), **facts))
     donor = shared_warmup.find(args) if checkpoint is None and args.warmup_from is not None else None
     if donor is not None:
+        template_date.take_over(settings, donor)
         shared_warmup.check_settings(donor, args)
     lock = None
     # One that goes on elsewhere begins there as a new one does.
@@ -109,6 +116,11 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     if name is None:
         raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
     check_model(name)
+    if others := ", ".join(key for key in args.model_init_kwargs or {} if key != "token"):
+        raise InputError(
+            f"model_init_kwargs: {others} would be for the reference model alone: set dtype, attn_implementation or "
+            "model_revision, which are for the policy too"
+        )
     if is_main():
         setting_checks.check_hub(args)
     if is_adapter(expand(name)):
@@ -123,10 +135,15 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     studied = trained_on.digests([*train_rows, *(row for row in demonstration_rows if row.get("completion"))])
     options = tokenizer_options(name, task, settings)
     tokenizer = load_tokenizer(name, **options)
+    if checkpoint is None:
+        notes += template_date.fix(settings, tokenizer)
     train_rows, demonstration_rows, exam_rows = (
         for_model(rows, name, tokenizer.chat_template is not None)
         for rows in (train_rows, demonstration_rows, exam_rows)
     )
+    template = args.chat_template_kwargs or {}
+    if args.kinds_of_steps(args.build_schedule())[0]:
+        notes += empty_thought_notes(demonstration_rows or train_rows, tokenizer, **template)
     longest = check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
     if again:
@@ -146,6 +163,8 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
         device=args.device,
         **options,
     )
+    if getattr(model, "_hf_peft_config_loaded", False):  # of the Hub; its base is frozen, and it is too
+        raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     for note in check_positions(longest, model.config, args.max_completion_length):
         say(note)
     with failures_told(directory):

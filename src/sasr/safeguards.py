@@ -85,12 +85,13 @@ def after_gradients(trainer: SASRTrainer, norm: float | None, sft_loss: float | 
         return
     metrics, plan, step = trainer._metrics["train"], trainer.plan, trainer.state.global_step
     of_rollouts = {
-        name: _last(metrics, key) if plan.grpo_weight else None
+        name: _mean_of_last(metrics, key, trainer.generations) if plan.grpo_weight else None
         for name, key in (
-            ("reward", "reward"), ("entropy", "entropy"), ("unsolved", "sasr/unsolved"),
-            ("flat", "frac_reward_zero_std"), ("cut", "completions/clipped_ratio"),
+            ("reward", "reward"), ("flat", "frac_reward_zero_std"), ("cut", "completions/clipped_ratio"),
         )
     }  # fmt: skip
+    for name, key in (("entropy", "entropy"), ("unsolved", "sasr/unsolved")):
+        of_rollouts[name] = _mean_of_last(metrics, key) if plan.grpo_weight else None
     # A pull that grows begins and ends with p near 1 and 0 by itself.
     constant = trainer.args.schedule == "sasr" and trainer.args.gamma_schedule == "constant"
     adapts = constant and step >= trainer.warmup.bound
@@ -134,9 +135,10 @@ def best_checkpoint(directory: Path, exams: dict, step: int) -> tuple[Path, floa
     return directory / f"checkpoint-{best}", score
 
 
-def _last(metrics: dict, key: str) -> float | None:
-    value = metrics[key][-1] if metrics.get(key) else None
-    return None if value is None or math.isnan(value) else value  # no completion of the generation could be judged
+def _mean_of_last(metrics: dict, key: str, count: int = 1) -> float | None:
+    """Of the last values that are numbers: a generation of which no completion could be judged has none."""
+    values = [value for value in (metrics.get(key) or [])[-count:] if not math.isnan(value)]
+    return sum(values) / len(values) if values else None
 
 
 def _roll_back(trainer: SASRTrainer) -> None:

@@ -69,6 +69,7 @@ class Selection:
         failed_at (`dict[int, int]`): Indices of the demonstrations of failed questions that wait, each with the step in
             which it failed last: the state.
         asked (`list[int]`): Rows asked in the current rollouts, one per group, in the global order.
+        asked_before (`list[int]`): Those before them in the same step, where flat groups are replaced.
         outcomes (`list[float | None]`): Share of correct rollouts, among those that could be judged, of each question
             of the last generation; `None` where none could.
     """
@@ -77,6 +78,7 @@ class Selection:
         self.trainer = trainer
         self.failed_at: dict[int, int] = {}
         self.asked: list[int] = []
+        self.asked_before: list[int] = []
         self.outcomes: list[float | None] = []
         self._hinted: set[int] = set()
         self._rewards: dict[int, torch.Tensor] = {}  # of demonstrations
@@ -305,6 +307,16 @@ def check_study(args: Any, schedule: Any) -> None:
     for name in ("failed_threshold", "failed_decay"):
         if not studies and getattr(args, name) != type(args).__dataclass_fields__[name].default:
             raise InputError(f"{name} says which failed questions are studied: set sft_questions failed, or remove it")
+
+
+def check_queue(args: Any, answering: int) -> None:
+    """Raise `InputError` if the demonstrations that answer questions are too few to ever fill the queue of `relift`."""
+    batch = args.per_device_sft_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.schedule == "relift" and answering < batch:
+        raise InputError(
+            f"schedule relift studies failed questions once they fill an SFT batch of {batch}, but only {answering} "
+            "have a demonstration: lower per_device_sft_batch_size, or add demonstrations"
+        )
 
 
 def check_fresh(args: Any, name: str) -> None:

@@ -21,6 +21,7 @@ class SignalTracker:
         warmup_norm (`str`): g_warmup is the mean norm over the warm-up's last half (`"mean"`), or over its first
             `FIRST` steps (`"first"`), or the norm of its last step (`"last"`, the literal reading of arXiv 2505.13026).
         open_end (`bool`): The length is only a bound, `end_warmup` tells it.
+        least (`float`): Share of g_warmup below which g_last does not fall.
         ema (`float`): g_last is the exponential mean of the SFT norms with this decay; 0 is the last norm itself.
     """
 
@@ -28,6 +29,7 @@ class SignalTracker:
     warmup_norm: str = "mean"
     ema: float = 0.0
     open_end: bool = False
+    least: float = 0.0
     sft_grad_norm: float | None = None
     warmup_sum: float = 0.0
     warmup_count: int = 0
@@ -98,8 +100,11 @@ class SignalTracker:
 
     @property
     def current_norm(self) -> float | None:
-        """g_last. The repeatable part of a gradient may be negative, as noise around none: then it is 0."""
-        return None if self.sft_grad_norm is None else max(self.sft_grad_norm, 0.0)
+        """g_last, 0 or more, and `least` of g_warmup or more once the warm-up is over."""
+        if self.sft_grad_norm is None:
+            return None
+        over = self.least and self.norm_step >= self.warmup_steps - 1
+        return max(self.sft_grad_norm, self.least * (self.warmup_grad_norm or 0.0) if over else 0.0, 0.0)
 
     @property
     def warmup_grad_norm(self) -> float | None:

@@ -81,7 +81,8 @@ def _log_questions(trainer: SASRTrainer) -> None:
         if trainer.args.flat_groups == "resample":
             metrics["sasr/questions"].append(float(len(selection.outcomes)))
     if levels.of_question:
-        metrics["sasr/difficulty"].append(_mean([levels.of_question[row] for row in selection.asked]))
+        asked = [*selection.asked_before, *selection.asked]
+        metrics["sasr/difficulty"].append(_mean([levels.of_question[row] for row in asked]))
     for level, rate in levels.success().items():
         metrics[f"sasr/success/{level:g}"] = [rate]
 

@@ -28,6 +28,7 @@ def collect(trainer: SASRTrainer) -> dict[str, Any]:
         "warmup": trainer.warmup.state_dict(),
         "signals": trainer.tracker.state_dict(),
         "asked": trainer.selection.asked,
+        "asked_before": trainer.selection.asked_before,
         "outcomes": trainer.selection.outcomes,
         "counts": trainer.counts,
         "watch": trainer.watch.state_dict(),
@@ -43,7 +44,8 @@ def load(trainer: SASRTrainer, state: Mapping[str, Any]) -> None:
     trainer.warmup.load_state_dict(state.get("warmup", {}))
     trainer.watch.load_state_dict(state.get("watch", {}))
     trainer.tracker.load_state_dict(state["signals"])
-    trainer.selection.asked, trainer.selection.outcomes = state.get("asked", []), state.get("outcomes", [])
+    for name in ("asked", "asked_before", "outcomes"):
+        setattr(trainer.selection, name, state.get(name, []))
     trainer.counts.update({"demonstrations": state["sft_position"]} | state["counts"])
     trainer.budget.load(state)
     trainer.work.load_state_dict(state.get("work", {}))

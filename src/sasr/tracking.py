@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from transformers import TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback, TrackioCallback, WandbCallback
 
+from .errors import InputError
 from .redaction import is_secret, redacted
+from .tasks.text import one_line
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -28,6 +31,8 @@ class Trackers:
         self.trainer = trainer
         self.settings = {k: redacted(v) for k, v in settings.items() if not is_secret(k)}
         self.callbacks = [c for c in trainer.callback_handler.callbacks if isinstance(c, kinds)]
+        for callback in self.callbacks:
+            callback.on_train_begin = _told(callback.on_train_begin, type(callback).__name__)  # type: ignore[method-assign]
         self._waiting: list[tuple[str, int, dict[str, float]]] = []
         self._ready = False
 
@@ -94,6 +99,22 @@ def exam_figures(result: Mapping[str, Any]) -> dict[str, float]:
     for group, name in (("wrong_reason", "rate"), ("paths", "distinct")):
         plain[f"{group}/{name}"] = (result.get(group) or {}).get(name)
     return figures | {f"exam/{name}": value for name, value in plain.items() if value is not None}
+
+
+def _told(begin: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A tracker's beginning, whose failure is one line: nobody is logged in, its server cannot be reached."""
+
+    @functools.wraps(begin)
+    def begin_or_tell(*arguments: Any, **options: Any) -> Any:
+        try:
+            return begin(*arguments, **options)
+        except Exception as error:  # each has classes of its own
+            raise InputError(
+                f"report_to: {name} cannot begin: {type(error).__name__}: {one_line(error, 300)}; log in, use the "
+                "tracker offline, or leave it out"
+            ) from error
+
+    return begin_or_tell
 
 
 def _client(callback: Any) -> Any:

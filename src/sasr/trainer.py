@@ -46,7 +46,7 @@ from .optimizer_states import OptimizerStates
 from .reward_guard import no_reward
 from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
-from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, divide
+from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, check_queue, divide
 from .sft_loss import sft_loss
 from .step_costs import StepCosts
 from .step_metrics import finish_step
@@ -121,7 +121,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         # Now: DeepSpeed and FSDP change the model in place, to another dtype and to parts of its weights.
         self._model_facts = checkpoints.model_facts(self.accelerator.unwrap_model(self.model))
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
-        self.costs = StepCosts(args.share_of)
+        self.costs = StepCosts(args.share_unit)
         self.budget = Budget(self)
         self.before_step = step_state.BeforeStep(self)
         self.ahead = RolloutsAhead(self)
@@ -136,6 +136,8 @@ class SASRTrainer(ObservedGRPOTrainer):
         self.rl_rows, self.demonstrations, kept, self.demonstration_of_row, self.levels, self.curriculum = rows
         self.held_out = HeldOut(self, kept)
         uses_sft, uses_grpo = args.kinds_of_steps(self.schedule)
+        if uses_grpo:
+            check_queue(args, len(set(self.demonstration_of_row.values())))
         if uses_sft and not self.demonstrations:
             raise InputError(
                 "there are SFT steps or probes but no row has a demonstration: add completions, or use grpo"
@@ -246,6 +248,7 @@ class SASRTrainer(ObservedGRPOTrainer):
         return [copy.deepcopy(rows[row]) for row in own]
 
     def further_rollouts(self, groups: int) -> dict[str, Any]:
+        self.selection.asked_before += self.selection.asked
         self.selection.asked = self.take_questions(groups * self.args.world_size)
         return self._generate_and_score_completions(self._prompts_of(self.selection.asked))
 
@@ -284,7 +287,8 @@ class SASRTrainer(ObservedGRPOTrainer):
         if "prompts" in inputs:
             if "asked" in inputs:
                 # A step may generate several times: whose rollouts come now is not known when its rows are drawn.
-                self.selection.asked, self.selection.outcomes, self.made_ahead = inputs["asked"], [], inputs["made"]
+                self.selection.asked, self.made_ahead = inputs["asked"], inputs["made"]
+                self.selection.asked_before, self.selection.outcomes = [], []
             prepared["rollouts"] = super()._prepare_inputs(inputs["prompts"])
         part = self._parts[inputs["index"]]  # only now: the rollouts may have decided it
         if part is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sasr import randomness
+from sasr import generation_defaults, randomness
 from sasr.errors import InputError
 
 
@@ -60,23 +60,12 @@ def untouched(model: torch.nn.Module, seed: int) -> Iterator[None]:
     `training` of every module (some may be frozen in evaluation mode), and the generation config.
     """
     modes = [(module, module.training) for module in model.modules()]
-    # A blank config for the time being, since `generate` fills what ours leaves open (min-p, penalties) from the
-    # checkpoint's. All holders, because PEFT copies the outer model's config to the inner one when generating.
-    holders = [(module, vars(module)["generation_config"]) for module in model.modules() if _has_config(module)]
     devices = {p.device for p in model.parameters()}
-    with randomness.kept(*devices):
+    with randomness.kept(*devices), generation_defaults.blank(model):
         try:
             randomness.seed(seed, *devices)
-            for module, _ in holders:
-                module.generation_config = GenerationConfig()
             model.eval()
             yield
         finally:
-            for module, config in holders:
-                module.generation_config = config
             for module, training in modes:
                 module.training = training
-
-
-def _has_config(module: torch.nn.Module) -> bool:
-    return isinstance(vars(module).get("generation_config"), GenerationConfig)

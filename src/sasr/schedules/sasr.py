@@ -69,10 +69,11 @@ class Sasr:
         s = (1 - w) * norm_ratio + w * drift
         measured = signals.carry_over is not None
         carry_over = 1.0 if signals.carry_over is None else signals.carry_over
-        # s may be infinite (a warm-up that ended at a zero gradient): the limit of s / (s + gamma) is 1.
-        if math.isinf(s):
-            return carry_over
         c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
+        if math.isinf(s):
+            # A warm-up that ended at a zero gradient. The limit of s / (s + gamma) is 1; the cosine, which takes a run
+            # to GRPO from whatever warm-up it had, goes on alone.
+            return carry_over * (c if self.gamma_schedule == "cosine" else 1.0)
         worth = math.exp(-signals.passes / self.useful_passes) if self.useful_passes and not measured else 1.0
         study, pull = s * c * worth, self.gamma * (1 - c)
         return carry_over * study / (study + pull) if study else 0.0
