@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from sasr import InputError
 from sasr.compare import statistics
-from sasr.compare.statistics import holm, interval, least_p, mean, sign_flip_p
+from sasr.compare.statistics import (
+    holm,
+    interval,
+    least_p,
+    mean,
+    pooled_differences,
+    pooled_interval,
+    sign_flip_p,
+)
 
 finite = st.floats(-1, 1, allow_nan=False).map(lambda value: round(value, 3))
 
@@ -117,6 +125,46 @@ def test_intervals_cover_as_often_as_they_say():
         low, high = interval([rng.normal(rng.normal(0, 1), 1, 20) for _ in range(5)], resamples=300)
         hits += low <= 0 <= high
     assert 0.75 <= hits / 200 <= 0.98
+
+
+def test_tasks_that_repeat_each_other_count_once():
+    rng = np.random.default_rng(3)
+    gains = [rng.normal(rng.normal(0.1, 0.2), 0.4, 30) for _ in range(6)]
+    once = [[gain] for gain in gains]
+    assert pooled_interval(once) == pytest.approx(interval(gains))
+    assert pooled_differences(once) == pytest.approx([gain.mean() for gain in gains])
+    for copies in (2, 8):
+        repeated = [[gain] * copies for gain in gains]
+        assert pooled_interval(repeated) == pytest.approx(interval(gains))
+        assert sign_flip_p(pooled_differences(repeated)) == sign_flip_p([gain.mean() for gain in gains])
+        # counted by pairs it would look like more than there is
+        low, high = interval(gains * copies)
+        assert high - low < 0.8 * np.diff(interval(gains))
+
+
+def test_tasks_with_noise_of_their_own_do_tell_more():
+    rng = np.random.default_rng(4)
+    of_seeds, of_runs, seeds, tasks, problems = 0.05, 0.2, 12, 4, 40
+    coins = rng.normal(0, of_seeds, seeds)
+    gains = [[rng.normal(coin + rng.normal(0, of_runs), 0.1, problems) for _ in range(tasks)] for coin in coins]
+    means = [np.mean([task.mean() for task in of_seed]) for of_seed in gains]
+    expected = 2 * 1.96 * np.sqrt(np.var(means) / seeds + 0.1**2 / (seeds * tasks * problems))
+    low, high = pooled_interval(gains)
+    assert high - low == pytest.approx(expected, rel=0.15)
+    assert high - low < np.diff(interval([of_seed[0] for of_seed in gains]))
+
+
+def test_seeds_with_unequal_numbers_of_tasks():
+    gains = [[[0.3, 0.3], [0.5]], [[0.1, 0.1, 0.1]], [[-0.2]]]
+    assert pooled_differences(gains) == pytest.approx([0.8, 0.1, -0.2])
+    assert sign_flip_p(pooled_differences(gains)) == 6 / 8  # all but +8 -1 -2 and its mirror are as far as 8 + 1 - 2
+    # Resamples of one seed alone give the mean over its runs, not half of what it has in sum.
+    assert pooled_interval(gains, level=1.0) == pytest.approx((-0.2, 0.4))
+    for nothing in ([], [[]], [[[]]], [[[0.1], [float("nan")]]]):
+        with pytest.raises(InputError, match="at least one seed"):
+            pooled_interval(nothing)
+        with pytest.raises(InputError, match="at least one seed"):
+            pooled_differences(nothing)
 
 
 def test_mean_is_over_seeds_not_over_problems():

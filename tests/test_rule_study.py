@@ -1,11 +1,12 @@
 """The tasks of docs/results/rule-study and kk-tiny: what is said of their demonstrations is done, and the answers are
-right."""
+right; its tables count seeds, and its figures draw what was run."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 STUDY = Path(__file__).parent.parent / "docs" / "results" / "rule-study"
@@ -80,6 +81,52 @@ def test_what_is_left_to_learn_scales_p(tasks, left):
         plan, whole = tasks[2].SasrLeft().plan(signals), Sasr(useful_passes=0.0).probability(signals)
         assert plan.sft_probability == pytest.approx(whole * (1.0 if left is None else left), rel=1e-12)
         assert plan.kind == ("sft" if plan.sft_probability > 0.5 else "grpo")
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """Those that make the tables and figures."""
+    folders = [str(STUDY), str(STUDY.parent)]
+    sys.path[:0] = folders
+    try:
+        import again
+        import comparison
+        import page
+
+        yield page, again, comparison
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+
+
+def test_two_tasks_with_the_same_gains_say_no_more_than_one(scripts):
+    page, again, _ = scripts
+    rng = np.random.default_rng(0)
+    ours = {seed: rng.uniform(0.2, 1.0, 40) for seed in range(41, 46)}
+    theirs = {seed: rng.uniform(0.0, 0.9, 40) for seed in range(41, 47)}
+    one = {"digits: `all`": {"sasr": ours, "static": theirs}}
+    two = one | {"stories: `all`": {"sasr": ours, "static": theirs}}
+    assert again.chance(two, "sasr", "static") == again.chance(one, "sasr", "static") == "0.062"
+    assert again.ahead(two, "sasr", "static") == again.ahead(one, "sasr", "static")
+    found = again.gains(two, "sasr", "static")
+    assert list(found) == [41, 42, 43, 44, 45] and len(page.flat(found)) == again.runs_of(two, "sasr", "static") == 10
+    # A single task is what it was: seeds and problems.
+    gains = page.paired(ours, theirs)
+    assert page.difference(page.pooled([(ours, theirs)])) == page.shown(page.mean(gains), page.interval(gains), "+")
+
+
+def test_a_sweep_is_of_one_method_and_setting_and_without_failed_runs(scripts):
+    def run(method, seed, right, **tuned):
+        problems = {} if right is None else {"problems": {"correct": [right, right], "samples": 4}}
+        return {"stage": "tuning", "method": method, "seed": seed, "tuned": tuned} | problems
+
+    runs = [run("static", seed, step // 100, switch_step=step) for seed in (102, 101) for step in (300, 200, 100)]
+    runs[0] = run("static", 102, None, switch_step=300)
+    runs += [run("other", 101, 1, switch_step=step) for step in (100, 200)]
+    runs += [run("both", 101, 1, switch_step=step, learning_rate=1e-4) for step in (100, 200, 300)]
+    assert scripts[2].sweeps_of({"runs": runs}) == {
+        "static": {100: {102: 0.25, 101: 0.25}, 200: {102: 0.5, 101: 0.5}, 300: {101: 0.75}}
+    }
 
 
 @pytest.fixture(scope="module")

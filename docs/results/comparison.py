@@ -2,7 +2,7 @@
 
 Run: python docs/results/comparison.py docs/results/compare-stories (writes figure.svg beside results.json; needs
 matplotlib). Left: pass@1 of each method with its 95% interval and every seed. Right: the paired difference to the
-baseline. If a method was tuned over its switch step, a third panel shows the sweep.
+baseline. Of each method that was tuned over its switch step alone a further panel shows the sweep.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ def seeds_of(results: Results, method: str) -> list[float]:
     return [sum(r["problems"]["correct"]) / len(r["problems"]["correct"]) / r["problems"]["samples"] for r in runs]
 
 
-def sweep_of(results: Results, name: str = "switch_step") -> dict[float, list[float]]:
-    """Value of a tuned setting to pass@1 on the validation rows, one for each tuning seed."""
-    found: dict[float, list[float]] = {}
+def sweeps_of(results: Results, name: str = "switch_step") -> dict[str, dict[float, dict[int, float]]]:
+    """Of each method that was tuned over three or more values of this setting and no other: value to tuning seed to
+    pass@1 on the validation rows, of the runs that did not fail."""
+    found: dict[str, dict[float, dict[int, float]]] = {}
     for run in results["runs"]:
-        if run["stage"] == "tuning" and name in run["tuned"] and "problems" in run:
+        if run["stage"] == "tuning" and list(run["tuned"]) == [name] and "problems" in run:
             problems = run["problems"]
             rate = sum(problems["correct"]) / len(problems["correct"]) / problems["samples"]
-            found.setdefault(run["tuned"][name], []).append(rate)
-    return dict(sorted(found.items()))
+            found.setdefault(run["method"], {}).setdefault(run["tuned"][name], {})[run["seed"]] = rate
+    return {method: dict(sorted(at.items())) for method, at in found.items() if len(at) > 2}
 
 
 def draw(directory: Path) -> None:
@@ -41,15 +42,16 @@ def draw(directory: Path) -> None:
     import matplotlib.pyplot as plt
 
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-    sweep = sweep_of(results)
+    sweeps = sweeps_of(results)
     methods = sorted(results["methods"], key=lambda m: m["metrics"][METRIC]["mean"])
-    panels = 3 if sweep else 2
+    panels = 2 + len(sweeps)
     figure, axes = plt.subplots(1, panels, figsize=(4.5 * panels, 1 + 0.32 * len(methods)), layout="constrained")
     for i, method in enumerate(methods):
         figures = method["metrics"][METRIC]
         low, high = figures["interval"]
         axes[0].plot([low, high], [i, i], color="tab:blue", lw=2)
-        axes[0].plot(seeds_of(results, method["method"]), [i] * len(method["seeds"]), ".", color="0.6", ms=4)
+        rates = seeds_of(results, method["method"])
+        axes[0].plot(rates, [i] * len(rates), ".", color="0.6", ms=4)
         axes[0].plot(figures["mean"], i, "o", color="tab:blue", ms=5)
         difference = (method.get("difference") or {}).get(METRIC)
         if difference:
@@ -61,11 +63,13 @@ def draw(directory: Path) -> None:
     axes[1].set_yticks([])
     axes[1].axvline(0, color="0.5", lw=0.8)
     axes[1].set(xlabel=f"{METRIC} - {results['comparison']['compare']['baseline']}", title="paired difference")
-    if sweep:
-        for seed in range(len(next(iter(sweep.values())))):
-            axes[2].plot(list(sweep), [values[seed] for values in sweep.values()], ".", color="0.6")
-        axes[2].plot(list(sweep), [sum(values) / len(values) for values in sweep.values()], "o-", color="tab:green")
-        axes[2].set(xlabel="switch step", ylabel=f"{METRIC}, validation rows", title="the sweep")
+    for ax, (method, sweep) in zip(axes[2:], sweeps.items(), strict=True):
+        for seed in sorted({seed for rates in sweep.values() for seed in rates}):
+            own = {value: rates[seed] for value, rates in sweep.items() if seed in rates}
+            ax.plot(list(own), list(own.values()), ".", color="0.6")
+        ax.plot(list(sweep), [sum(rates.values()) / len(rates) for rates in sweep.values()], "o-", color="tab:green")
+        title = "the sweep" if len(sweeps) == 1 else f"the sweep of {method}"
+        ax.set(xlabel="switch step", ylabel=f"{METRIC}, validation rows", title=title)
     figure.savefig(directory / "figure.svg", metadata={"Date": None})
 
 

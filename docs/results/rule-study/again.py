@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from page import HERE, TASKS, Values, best_static, insert, paired, read, shown, spent
+from page import HERE, TASKS, Gains, Values, best_static, difference, flat, insert, p_value, pooled, read, shown, spent
 
-from sasr.compare.statistics import interval, mean, sign_flip_p
+from sasr.compare.statistics import holm, interval, mean
 
 FAMILIES = {"digits": ("", "lengths", [3, 4, 5]), "stories": ("told-", "steps", [2, 3, 4])}
 SEEDS = "41-48"
@@ -146,14 +146,14 @@ def with_swept(values: Values) -> Values:
     return values | {"static": swept}
 
 
-def gains(values: dict[str, Values], one: str, other: str) -> list:
-    """Differences by run, of all tasks."""
-    return [gain for v in values.values() for gain in paired(v[one], v[other])]
+def gains(values: dict[str, Values], one: str, other: str) -> Gains:
+    """Differences by seed, of all tasks."""
+    return pooled((v[one], v[other]) for v in values.values())
 
 
-def difference(found: list) -> str:
-    """The mean of differences by run, with its interval."""
-    return shown(mean(found), interval(found), "+")
+def runs_of(values: dict[str, Values], one: str, other: str) -> int:
+    """Pairs of runs, of all tasks."""
+    return len(flat(gains(values, one, other)))
 
 
 def ahead(values: dict[str, Values], one: str, other: str) -> str:
@@ -162,26 +162,31 @@ def ahead(values: dict[str, Values], one: str, other: str) -> str:
 
 
 def chance(values: dict[str, Values], one: str, other: str) -> str:
-    """p of that difference, by sign flips."""
-    p = sign_flip_p([float(gain.mean()) for gain in gains(values, one, other)])
+    """p of that difference, by sign flips of seeds."""
+    return as_p(p_value(gains(values, one, other)))
+
+
+def as_p(p: float) -> str:
     return "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def summary(values: dict[str, Values]) -> list[str]:
     """The README's table: over the tasks, and on the worst of them."""
     lines = [
-        "| method, 140 steps | pass@1, 8 tasks | `sasr` - it | p | worst task, to the better switch | rollout tokens |",
+        "| method, 140 steps | pass@1, 8 tasks | `sasr` - it | p (Holm) | worst task, to the better switch "
+        "| rollout tokens |",
         "|---" * 6 + "|",
     ]
     tokens = cost("rollout_tokens", values)
     better = {task: best_static(v) for task, v in values.items()}
+    found = {method: p_value(gains(values, "sasr", method)) for method in METHODS if method != "sasr"}
+    corrected = dict(zip(found, holm(list(found.values())), strict=True))
     for method, name in METHODS.items():
         own = [runs for v in values.values() for runs in v[method].values()]
         gain, p = "", ""
-        if method != "sasr":
-            gain = ahead(values, "sasr", method)
-            p = chance(values, "sasr", method)
-        worst = min(mean(gains({task: v}, method, better[task])) for task, v in values.items())
+        if method in found:
+            gain, p = ahead(values, "sasr", method), f"{as_p(found[method])} ({as_p(corrected[method])})"
+        worst = min(mean(flat(gains({task: v}, method, better[task]))) for task, v in values.items())
         rollouts = f"{tokens[method] / 1000:.0f}k" if method in tokens else ""
         lines.append(f"| {name} | {mean(own):.3f} | {gain} | {p} | {worst:+.3f} | {rollouts} |")
     return lines
@@ -214,7 +219,7 @@ def signal(values: dict[str, Values]) -> list[str]:
     lines = ["| tasks | runs | SFT steps: SASR, cosine | SASR - cosine | p |", "|---" * 5 + "|"]
     for name, members in groups.items():
         own, taken = {task: values[task] for task in members}, cost("sft_steps", members)
-        runs, steps = len(gains(own, "sasr", "cosine")), f"{taken['sasr']:.1f}, {taken['cosine']:.1f}"
+        runs, steps = runs_of(own, "sasr", "cosine"), f"{taken['sasr']:.1f}, {taken['cosine']:.1f}"
         gain, p = ahead(own, "sasr", "cosine"), chance(own, "sasr", "cosine")
         lines.append(f"| {name} | {runs} | {steps} | {gain} | {p} |")
     return lines
@@ -254,7 +259,7 @@ def adaptive() -> list[str]:
         cells = []
         for one, other in pairs.values():
             found = gains({task: own for task, own in members.items() if one in own and other in own}, one, other)
-            cells.append(f"{difference(found)} ({len(found)})" if found else "")
+            cells.append(f"{difference(found)} ({len(flat(found))})" if found else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -268,7 +273,7 @@ def alike() -> list[str]:
         if len(seeds) > 1:
             values[task] = with_swept({method: {seed: runs[seed] for seed in seeds} for method, runs in own.items()})
     lines = [
-        "| all with questions by difficulty (seeds) | "
+        "| all with questions by difficulty (runs) | "
         + " | ".join(f"`{m}`" for m in ADAPTIVE)
         + " | `sasr` - `static-60` | - `static-100` | - static, swept | p |",
         "|---" * (len(ADAPTIVE) + 5) + "|",
@@ -277,7 +282,7 @@ def alike() -> list[str]:
         means = [mean([runs for v in members.values() for runs in v[m].values()]) for m in ADAPTIVE]
         cells = [f"{value:.3f}" for value in means]
         cells += [ahead(members, "sasr", other) for other in ("static-60", "static-100", "static")]
-        runs = len(gains(members, "sasr", "static"))
+        runs = runs_of(members, "sasr", "static")
         lines.append(f"| {name} ({runs}) | {' | '.join(cells)} | {chance(members, 'sasr', 'static')} |")
     return lines
 
@@ -300,20 +305,24 @@ def later_switches() -> list[str]:
 
 
 def share_of_seconds() -> list[str]:
-    """p as a share of the seconds instead of the steps, with the seeds that have both."""
-    found = {task: [part for part in own if part.endswith(WITH_SECONDS)] for task, own in further("later").items()}
-    values = {task: with_swept(merged(own)) for task, own in found.items()}
+    """p as a share of the seconds instead of the steps, with the seeds that have both; static has the first of them."""
+    first = {task: [part for part in own if part.endswith(WITH_SECONDS)] for task, own in further("later").items()}
+    fresh = further("share")
+    found = {task: [*first[task], *fresh[task]] for task in first}
     lines = [
         f"| equal seconds | `sasr` (steps) | `{SECONDS}` (steps) | the latter - `sasr` | p | "
         + " | ".join(f"- `{m}`" for m in LATER_SWITCHES) + " | - static, swept | p |",
         "|---" * 9 + "|",
     ]
-    for name, members in ({task: [task] for task in found} | {"**all eight**": list(found)}).items():
-        own = {task: values[task] for task in members}
-        cells = reached(own, (part for task in members for part in found[task]), ("sasr", SECONDS))
+    groups = {task: {task: own} for task, own in found.items()} | {"**all eight**": found}
+    for name, members in (groups | {"**all eight, seeds 83 to 90**": fresh}).items():
+        own = {task: merged(parts) for task, parts in members.items()}
+        cells = reached(own, (part for parts in members.values() for part in parts), ("sasr", SECONDS))
         cells += [ahead(own, SECONDS, "sasr"), chance(own, SECONDS, "sasr")]
-        cells += [ahead(own, SECONDS, other) for other in (*LATER_SWITCHES, "static")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, SECONDS, 'static')} |")
+        if members is not fresh:
+            own = {task: with_swept(runs) for task, runs in own.items()}
+            cells += [*(ahead(own, SECONDS, m) for m in (*LATER_SWITCHES, "static")), chance(own, SECONDS, "static")]
+        lines.append(f"| {name} | {' | '.join([*cells, '', '', '', ''][:8])} |")
     return lines
 
 
@@ -347,7 +356,7 @@ def dropped(values: dict[str, Values]) -> list[str]:
     lines = ["| stories: `poor` (seeds) | all studied | wrong ones left out | difference |", "|---" * 4 + "|"]
     for method, runs in without.items():
         same = [studied[method][seed] for seed in runs]
-        gain = difference(paired(runs, studied[method]))
+        gain = difference(pooled([(runs, studied[method])]))
         lines.append(f"| `{method}` ({len(runs)}) | {mean(same):.3f} | {mean([*runs.values()]):.3f} | {gain} |")
     return lines
 
@@ -356,7 +365,7 @@ def left(values: dict[str, Values]) -> list[str]:
     """What SASR does with what is left to learn: by task, family and in all, over the seeds that it was run with."""
     others = {"sasr": "SASR's default", "static-60": "static, 60", "static-100": "static, 100", "static": "swept"}
     lines = [
-        "| 140 steps (seeds) | p times it | " + " | ".join(f"{name}: it -" for name in others.values()) + " |",
+        "| 140 steps (runs) | p times it | " + " | ".join(f"{name}: it -" for name in others.values()) + " |",
         "|---" * (len(others) + 2) + "|",
     ]
     groups = {task: [task] for task in values}

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from page import HERE, TASKS, Values, finished, gather, insert, paired, read, shown, spent
+from page import HERE, TASKS, Values, difference, finished, gather, insert, p_value, paired, pooled, read, shown, spent
 
-from sasr.compare.statistics import interval, mean, sign_flip_p
+from sasr.compare.statistics import interval, mean
 
 PAGE = HERE.parents[1] / "rule-controls.md"
 CHANGES = {
@@ -128,13 +128,13 @@ def four() -> list[str]:
     lines = ["| changed: with - without | " + " | ".join(f"`{task}`" for task in TASKS) + " | all four | p |"]
     lines.append("|---" * (len(TASKS) + 3) + "|")
     for name, (files, method, baseline) in FOUR.items():
-        cells, gains = [], []
+        cells, shared = [], []
         for task in TASKS:
             runs, others = read(HERE / "controls" / f"{files}-{task}.json")[method], studied[task][baseline]
             cells.append(f"{mean(list(runs.values())):.3f} - {mean([others[seed] for seed in runs]):.3f}")
-            gains += paired(runs, others)
-        p = sign_flip_p([float(gain.mean()) for gain in gains])
-        lines.append(f"| {name} | {' | '.join(cells)} | {shown(mean(gains), interval(gains), '+')} | {p:.2f} |")
+            shared.append((runs, others))
+        gains = pooled(shared)
+        lines.append(f"| {name} | {' | '.join(cells)} | {difference(gains)} | {p_value(gains):.2f} |")
     return lines
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from page import HERE, TASKS, insert, shown
+from page import HERE, TASKS, Gains, difference, insert
 
-from sasr.compare.statistics import interval
 from sasr.tasks import get_task
 
 METHODS = ("static-60", "static-100", "cosine", "sasr")
@@ -113,7 +112,8 @@ def table() -> list[str]:
         runs = [key for key in runs if all((*key, method) in values for method in METHODS)]
         if not runs:  # of a part of the comparisons
             continue
-        heads = [f"{family} ({len(runs)} runs each)", *(f"`{method}`" for method in METHODS)]
+        seeds = len({key[2] for key in runs})
+        heads = [f"{family} ({len(runs)} runs each, {seeds} seeds)", *(f"`{method}`" for method in METHODS)]
         heads += [f"`sasr` - `{method}`" for method in others]
         lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for name in FIGURES:
@@ -123,8 +123,10 @@ def table() -> list[str]:
             arrays = {m: np.array(column, dtype=float) for m, column in columns.items()}
             cells = [f"{column.mean():.3f}" for column in arrays.values()]
             for other in others:
-                gains = arrays["sasr"] - arrays[other]
-                cells.append(shown(float(gains.mean()), interval([np.array([gain]) for gain in gains]), "+"))
+                gains: Gains = {}
+                for key, gain in zip(runs, arrays["sasr"] - arrays[other], strict=True):
+                    gains.setdefault(key[2], []).append(np.array([gain]))
+                cells.append(difference(gains))
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines[1:]
 

@@ -8,11 +8,12 @@ confirm/TASK.json (fresh tasks and seeds) of sasr compare.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from sasr.compare.statistics import interval, mean, sign_flip_p
+from sasr.compare.statistics import interval, mean, pooled_differences, pooled_interval, sign_flip_p
 
 HERE = Path(__file__).parent
 TASKS = {
@@ -63,6 +64,7 @@ RENAMED = {
     "static-agreement-anneal": "static-agreement + 40% at SFT rate / 5",
 }
 Values = dict[str, dict[int, np.ndarray]]  # method -> seed -> pass@1 of each problem
+Gains = dict[int, list[np.ndarray]]  # seed -> of each of its tasks what one method is above another, by problem
 
 
 def finished(path: Path) -> list[dict]:
@@ -83,6 +85,36 @@ def read(path: Path) -> Values:
 def paired(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> list[np.ndarray]:
     """The differences of two methods, by problem, for each seed that both have."""
     return [one[seed] - other[seed] for seed in one if seed in other]
+
+
+def pooled(pairs: Iterable[tuple[dict[int, np.ndarray], dict[int, np.ndarray]]]) -> Gains:
+    """The same over several tasks, a pair of methods of each. Runs with one seed are kept together, whatever task and
+    family of tasks: they share the coins of the schedules, and often the questions."""
+    found: Gains = {}
+    for one, other in pairs:
+        for seed in one:
+            if seed in other:
+                found.setdefault(seed, []).append(one[seed] - other[seed])
+    return found
+
+
+def flat(gains: Gains) -> list[np.ndarray]:
+    """By run."""
+    return [gain for of_seed in gains.values() for gain in of_seed]
+
+
+def difference(gains: Gains) -> str:
+    """The mean over the runs, with its interval over seeds, each with all of its tasks. Two seeds have no interval over
+    several tasks, but the mean of each: resampled they would give those two again."""
+    if len(gains) < 3 and any(len(of_seed) > 1 for of_seed in gains.values()):
+        each = ", ".join(f"{mean(gains[seed]):+.3f}" for seed in sorted(gains))
+        return f"{mean(flat(gains)):+.3f} (seeds: {each})"
+    return shown(mean(flat(gains)), pooled_interval(list(gains.values())), "+")
+
+
+def p_value(gains: Gains) -> float:
+    """By sign flips, one sign per seed."""
+    return sign_flip_p(pooled_differences(list(gains.values())))
 
 
 def spent(what: str, *names: str) -> dict[str, float]:
@@ -121,14 +153,14 @@ def shown(value: float, bounds: tuple[float, float], sign: str = "") -> str:
 
 
 def table(part: str) -> list[str]:
-    """Of each method: pass@1 on each task; what it loses to the best static, over the tasks' seeds, paired."""
+    """Of each method: pass@1 on each task; what it loses to the best static, over the seeds of all tasks, paired."""
     data = gather(part)
     best = {task: best_static(values) for task, values in data.items()}
     methods = list(dict.fromkeys(m for values in data.values() for m in values))
     tasks = " | ".join(data)
     lines = [f"| {part} | {tasks} | pass@1 - best static | worst task | p |", "|---|" + "---|" * (len(data) + 3)]
     for method in methods:
-        cells, gains, by_task = [], [], []
+        cells, shared, by_task = [], [], []
         for task, values in data.items():
             if method not in values:
                 cells.append("")
@@ -136,13 +168,12 @@ def table(part: str) -> list[str]:
             own = list(values[method].values())
             bold = "**" if method == best[task] else ""
             cells.append(f"{bold}{shown(mean(own), interval(own))}{bold} ({len(own)})")
-            own_gains = paired(values[method], values[best[task]])
-            gains += own_gains
-            by_task.append(mean(own_gains))
+            shared.append((values[method], values[best[task]]))
+            by_task.append(mean(paired(*shared[-1])))
         over = "" if len(by_task) == len(data) else f" ({len(by_task)} tasks)"
-        p = f"{sign_flip_p([float(g.mean()) for g in gains]):.3f}" if any(g.any() for g in gains) else ""
-        difference = shown(mean(gains), interval(gains), "+") + over
-        lines.append(f"| `{method}` | {' | '.join(cells)} | {difference} | {min(by_task):+.3f} | {p} |")
+        gains = pooled(shared)
+        p = f"{p_value(gains):.3f}" if any(gain.any() for gain in flat(gains)) else ""
+        lines.append(f"| `{method}` | {' | '.join(cells)} | {difference(gains)}{over} | {min(by_task):+.3f} | {p} |")
     return lines
 
 
@@ -187,16 +218,15 @@ def insert(path: Path, mark: str, lines: list[str]) -> None:
 
 
 def pairs(part: str) -> list[str]:
-    """Methods against each other, paired by seed and problem, over the tasks that have both."""
+    """Methods against each other, paired by seed and problem, over the tasks that have both, and the seeds of all."""
     data = gather(part)
-    lines = [f"| {part} | difference in pass@1 | tasks, runs | p |", "|---|---|---|---|"]
+    lines = [f"| {part} | difference in pass@1 | tasks, runs, seeds | p |", "|---|---|---|---|"]
     for a, b in PAIRS:
         shared = [(v[a], v[b]) for v in data.values() if a in v and b in v]
-        gains = [gain for one, other in shared for gain in paired(one, other)]
+        gains = pooled(shared)
         if gains:
-            p = sign_flip_p([float(g.mean()) for g in gains])
-            difference = shown(mean(gains), interval(gains), "+")
-            lines.append(f"| `{a}` - `{b}` | {difference} | {len(shared)}, {len(gains)} | {p:.3f} |")
+            counts = f"{len(shared)}, {len(flat(gains))}, {len(gains)}"
+            lines.append(f"| `{a}` - `{b}` | {difference(gains)} | {counts} | {p_value(gains):.3f} |")
     return lines
 
 

@@ -1,8 +1,9 @@
 """What a table of a few seeds can say: intervals over seeds and problems, a paired test, a correction for many tests.
 
-The unit of replication is the run: a seed decides the weights, the order of the data and the rollouts, and hundreds of
+The unit of replication is the seed: it decides the weights, the order of the data and the rollouts, and hundreds of
 problems answered by one model are not hundreds of experiments. So seeds are resampled first and problems second, and
-the test permutes seeds alone.
+the test permutes seeds alone. Runs of several tasks with one seed share its coins, and often its questions: over tasks
+too a seed counts once ([`pooled_interval`], [`pooled_differences`]).
 """
 
 from __future__ import annotations
@@ -55,13 +56,53 @@ def interval(
             means[block] = np.take_along_axis(drawn, _indices(rng, *drawn.shape), axis=1).mean(axis=1)
     else:
         for index, array in enumerate(arrays):
-            owners = np.repeat(np.arange(resamples), times[:, index])
-            for block in _blocks(len(owners), array.size):
-                own = array[_indices(rng, block.stop - block.start, array.size)].mean(axis=1)
-                means += np.bincount(owners[block], weights=own, minlength=resamples) / count
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+            means += _sums(array, times[:, index], rng) / count
+    return _percentiles(means, level)
+
+
+def pooled_interval(
+    seeds: Sequence[Sequence[Sequence[float] | np.ndarray]],
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of the mean over the runs of several tasks, by a bootstrap over seeds, each with all of its
+    tasks, and over problems. It is about other seeds of these tasks; tasks are not resampled.
+
+    Args:
+        seeds (one sequence of arrays of shape `(problems,)` per seed): Of each task that was run with the seed a number
+            per problem, as in [`interval`], which gives the same where each seed has one task. Tasks of a seed with
+            equally many problems are taken to have the same ones, in the same order, and share what is drawn of them.
+        level (`float`, *optional*, defaults to `0.95`): Coverage.
+        resamples (`int`, *optional*, defaults to `2000`): Bootstrap resamples.
+        seed (`int`, *optional*, defaults to `0`): Seed of a generator of its own.
+
+    Returns:
+        `tuple[float, float]`: Lower and upper bound.
+    """
+    clusters = _clusters(seeds)
+    rng = np.random.default_rng(seed)
+    count = len(clusters)
+    times = rng.multinomial(count, [1 / count] * count, size=resamples)
+    sums = np.zeros(resamples)
+    for index, arrays in enumerate(clusters):
+        alike: dict[int, np.ndarray] = {}
+        for array in arrays:
+            alike[array.size] = alike.get(array.size, 0.0) + array
+        for array in alike.values():
+            sums += _sums(array, times[:, index], rng)
+    return _percentiles(sums / (times @ [len(arrays) for arrays in clusters]), level)
+
+
+def pooled_differences(seeds: Sequence[Sequence[Sequence[float] | np.ndarray]]) -> list[float]:
+    """One difference per seed, for [`sign_flip_p`], of runs of several tasks: the sum over the tasks of the seed, so
+    that the test is of the mean over the runs also where some seeds have more tasks than others.
+
+    Args:
+        seeds (one sequence of arrays per seed): As in [`pooled_interval`].
+    """
+    return [sum(float(array.mean()) for array in arrays) for arrays in _clusters(seeds)]
 
 
 def mean(values: Sequence[Sequence[float] | np.ndarray]) -> float:
@@ -117,6 +158,27 @@ def _arrays(values: Sequence[Sequence[float] | np.ndarray]) -> list[np.ndarray]:
     if not arrays or any(array.ndim != 1 or array.size == 0 or not np.isfinite(array).all() for array in arrays):
         raise InputError("an interval needs at least one seed, and finite numbers for the problems of each")
     return arrays
+
+
+def _clusters(seeds: Sequence[Sequence[Sequence[float] | np.ndarray]]) -> list[list[np.ndarray]]:
+    if not seeds:
+        raise InputError("an interval needs at least one seed, and finite numbers for the problems of each")
+    return [_arrays(arrays) for arrays in seeds]
+
+
+def _sums(array: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of each resample the sum of the means of as many draws of these problems as it has of their seed."""
+    owners, sums = np.repeat(np.arange(len(times)), times), np.zeros(len(times))
+    for block in _blocks(len(owners), array.size):
+        own = array[_indices(rng, block.stop - block.start, array.size)].mean(axis=1)
+        sums += np.bincount(owners[block], weights=own, minlength=len(times))
+    return sums
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    tail = (1.0 - level) / 2
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(low), float(high)
 
 
 def _indices(rng: np.random.Generator, resamples: int, problems: int) -> np.ndarray:
