@@ -147,7 +147,8 @@ def test_what_it_may_be_and_for_whom(tmp_path):
 @pytest.mark.parametrize(
     ("schedule", "budget", "unit"),
     [
-        ("sasr", {"max_seconds": 9.0}, "seconds"),
+        ("sasr", {"max_seconds": 9.0, "gamma_schedule": "cosine"}, "seconds"),
+        ("sasr", {"max_seconds": 9.0, "gamma_schedule": "constant"}, "steps"),  # takes the same steps whatever ends it
         ("cosine", {"max_seconds": 9.0}, "seconds"),
         ("random", {"max_seconds": 9.0}, "steps"),  # whose share is the user's own number
         ("sasr", {"max_rollout_tokens": 900}, "steps"),

@@ -223,6 +223,24 @@ def test_a_folder_that_is_a_dataset(tmp_path, monkeypatch, kind):
     assert len(load_rows(JsonlTask(), "folder", "test")) == (3 if kind == "saved" else 1)
 
 
+def test_a_folder_that_is_a_copy_of_one_of_the_hub(tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "openai" / "gsm8k"
+    for config in ("main", "socratic"):
+        (folder / config).mkdir(parents=True)
+        for split in ("train", "test"):
+            record = json.loads(GSM8K_LINE) | {"question": f"{config} {split}"}
+            Dataset.from_list([record]).to_parquet(folder / config / f"{split}.parquet")
+    card = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("main", "socratic"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("openai/gsm8k:main", f"{folder}:main", "./openai/gsm8k:main:test"):
+        (row,) = load_rows(get_task("gsm8k"), spelling, "test")
+        assert row["prompt"].startswith("main test")
+
+
 def test_fields_of_other_names(file):
     path = file('{"question": "1+1=", "solution": "2.", "final": 2, "prompt": "not this", "source": "x"}')
     names = {"prompt": "question", "completion": "solution", "answer": "final"}

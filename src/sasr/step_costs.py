@@ -10,7 +10,7 @@ from typing import Any
 
 MEASURED = ("seconds", "flops")
 UNITS = ("steps", *MEASURED)
-AUTO = "auto"  # seconds where they are the budget, else steps
+AUTO = "auto"  # see `SASRConfig.share_unit`
 
 
 class StepCosts:

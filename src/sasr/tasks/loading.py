@@ -117,10 +117,10 @@ def _records(task: Task, data: str, split: str) -> Iterator[tuple[str, Any]]:
     if "" in sources:
         raise InputError(f"data '{data}': empty name between commas; remove the extra comma")
     # All paths first: a mistyped one should show before a long download.
-    paths = {source: _paths(source) for source in sources if _is_file(source) and not _is_folder(source)}
+    paths = {source: _paths(source) for source in sources if _is_file(source)}
     for source in sources:
         if source not in paths:
-            yield from _hub_records(task, source, split)
+            yield from _dataset_records(task, source, split)
         for path in paths.get(source, ()):
             yield from _file_records(path)
 
@@ -130,6 +130,8 @@ def _is_folder(source: str) -> bool:
 
 
 def _is_file(source: str) -> bool:
+    if _is_folder(source) or _is_folder(source.partition(":")[0]):
+        return False
     return (
         source.endswith(_ENDINGS)
         or source.startswith(_STARTS)
@@ -180,36 +182,36 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON: write null where there is no value")
 
 
-def _hub_records(task: Task, source: str, split: str) -> Iterator[tuple[str, Any]]:
-    """Of a dataset on the Hub, or of a folder that is one: parquet, csv, what `save_to_disk` has written."""
-    folder = _is_folder(source)
-    name, config, wanted = (source, "", "") if folder else [*source.split(":", 2), "", ""][:3]
-    config_name, hub_split = task.hub_query(config or None, split)
-    if folder:
-        name, config_name, hub_split = os.path.abspath(os.path.expanduser(source)), None, split
-    hub_split = wanted or hub_split
+def _dataset_records(task: Task, source: str, split: str) -> Iterator[tuple[str, Any]]:
+    """Of a dataset on the Hub, or of a folder that is one: parquet, csv, a copy of one of the Hub, what `save_to_disk`
+    has written."""
+    name, config, wanted = (source, "", "") if _is_folder(source) else [*source.split(":", 2), "", ""][:3]
+    folder = _is_folder(name)
+    config_name, its_split = (None, split) if folder and not config else task.hub_query(config or None, split)
+    its_split = wanted or its_split
+    path = os.path.abspath(os.path.expanduser(name)) if folder else name
     try:
         # Imported here because it takes seconds, which local files need not pay.
         import datasets
 
-        if folder and any(os.path.isfile(os.path.join(name, mark)) for mark in _SAVED_TO_DISK):
-            saved = datasets.load_from_disk(name)
-            dataset = saved[hub_split] if isinstance(saved, datasets.DatasetDict) else saved
+        if folder and any(os.path.isfile(os.path.join(path, mark)) for mark in _SAVED_TO_DISK):
+            saved = datasets.load_from_disk(path)
+            dataset = saved[its_split] if isinstance(saved, datasets.DatasetDict) else saved
         else:
-            dataset = datasets.load_dataset(name, config_name, split=hub_split)
+            dataset = datasets.load_dataset(path, config_name, split=its_split)
     except Exception as error:
         why = f"{type(error).__name__}: {one_line(error, 200)}"
         if folder:
             raise InputError(
-                f"{source}: is a folder that datasets cannot load (split {hub_split}): {why}; name its files, for "
-                f"example {os.path.join(source, '*.jsonl')}"
+                f"{source}: is a folder that datasets cannot load (configuration {config_name}, split {its_split}): "
+                f"{why}; name its files, for example {os.path.join(name, '*.jsonl')}"
             ) from error
         raise InputError(
-            f"data '{source}': cannot load it from the Hub (configuration {config_name}, split {hub_split}): {why}; "
+            f"data '{source}': cannot load it from the Hub (configuration {config_name}, split {its_split}): {why}; "
             "for local data, give a path that ends in .jsonl, for another split owner/name:config:split"
         ) from error
     for number, record in enumerate(dataset, 1):
-        yield f"{source} [{hub_split}] record {number}", record
+        yield f"{source} [{its_split}] record {number}", record
 
 
 def _to_row(task: Task, record: Any, where: str) -> Row:
