@@ -27,13 +27,15 @@ def record(row: int, greedy: str = "3 + 4 = 7 . #### 7", **more: Any) -> dict[st
 
 
 def figures(step: int, value: float, rows: int = 6) -> dict[str, Any]:
+    """`value` is pass@1; greedy accuracy is another."""
     rates = {"1": value, "2": min(1.0, 1.5 * value)}
+    greedy = 0.75 * value
     return {
         "step": step,
         "rows": rows,
         "samples": 2,
-        "greedy_accuracy": value,
-        "greedy_interval": [max(0.0, value - 0.1), value + 0.1],
+        "greedy_accuracy": greedy,
+        "greedy_interval": [max(0.0, greedy - 0.1), greedy + 0.1],
         "pass_at": rates,
         "pass_at_intervals": {k: [max(0.0, v - 0.05), v + 0.05] for k, v in rates.items()},
         "format_rate": 0.9,
@@ -42,7 +44,9 @@ def figures(step: int, value: float, rows: int = 6) -> dict[str, Any]:
         "mean_completion_tokens": 20.0,
         "generated_tokens": 360,
         "seconds": 2.5,
-        "by_difficulty": {str(n): {"rows": 2, "greedy_accuracy": value, "pass_at_1": value} for n in (1, 2, 3)},
+        "by_difficulty": {
+            str(n): {"rows": 2, "greedy_accuracy": greedy / n, "pass_at_1": value / n} for n in (1, 2, 3)
+        },
         "wrong_reason": {"checked": 5, "rate": 0.2},
         "paths": {"problems": 3, "distinct": 1.5, "pairs_differ": 0.4, "valid": {"problems": 2, "distinct": 1.0}},
     }

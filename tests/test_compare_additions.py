@@ -75,6 +75,17 @@ def test_a_budget_of_seconds_has_a_run_at_a_time_on_a_device(monkeypatch, device
     assert command._jobs("3", given)[0] == 3, "what is asked for"
 
 
+@pytest.mark.parametrize(
+    ("visible", "devices"), [("4,5", ["4", "5"]), ("4,5,6", ["4", "5"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])]
+)
+def test_devices_have_the_names_that_the_environment_gives_them(monkeypatch, visible, devices):
+    """A run that is given "0" would work on a device that is somebody else's."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    budget = read({**SETTINGS, "compare": {"budget": "steps=9"}}, "r", {}, {}).budget
+    assert command._jobs(None, budget) == (2, devices)
+
+
 def test_seconds_that_runs_share_are_said(where_every_run_fails, capsys):
     section = {"budget": "seconds=4", "seeds": "11-12", "methods": ["sft", "static"]}
     planned(section, lr_scheduler_type="constant")

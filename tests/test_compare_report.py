@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sasr import InputError
-from sasr.compare import report
+from sasr.compare import report, statistics
 from sasr.compare.measures import cost, is_finished, measure, metrics_of, per_problem, sft_share, spent
 from sasr.compare.plan import Comparison
 from sasr.compare.reading import read
@@ -68,11 +68,26 @@ def test_figures_by_hand():
     assert difference["mean"] == pytest.approx(0.375) and difference["p"] == 0.5 and difference["seeds"] == [1, 2]
     low, high = difference["interval"]
     assert 0 <= low < 0.375 < high <= 1
+    assert (low, high) == statistics.interval([[1, 0], [0.5, 0]]), "each seed has problems of its own"
+    assert tuple(sasr["metrics"]["pass@1"]["interval"]) == statistics.interval([[1, 0], [1, 0.5]])
     only = sft["difference"]["pass@1"]  # of the one seed that both have
     assert only["seeds"] == [2] and only["mean"] == pytest.approx(-0.25) and only["p"] == 1.0
     assert difference["p_holm"] == 1.0 and only["p_holm"] == 1.0
     assert (sft["seeds"], sft["missing_seeds"]) == ([2], [1])
     assert sasr["per_run"]["seconds"] == 2.0 and sasr["sft_share"] == 0.5
+
+
+def test_problems_that_all_seeds_share_are_drawn_once_for_all():
+    """Hard and easy ones are so for every seed: drawn for each apart they would hide what the choice of them did."""
+    made = comparison({"methods": ["static", "sasr"], "seeds": "1-3"})
+    results = {f"runs/static/seed-{s}": measured([0, 0, 4, 4] * 8) for s in (1, 2, 3)}
+    results |= {f"runs/sasr/seed-{s}": measured([0, 4, 4, 4] * 8) for s in (1, 2, 3)}
+    _, sasr = report.figures(made, results)
+    for figure, values in ((sasr["metrics"], [0, 1, 1, 1] * 8), (sasr["difference"], [0, 1, 0, 0] * 8)):
+        low, high = figure["pass@1"]["interval"]
+        assert (low, high) == statistics.interval([values] * 3, crossed=True)
+        narrow = statistics.interval([values] * 3)
+        assert high - low > 1.4 * (narrow[1] - narrow[0]), "as wide as of one seed"
 
 
 def test_other_problems_are_not_paired():
@@ -116,6 +131,16 @@ def test_least_p_is_said():
     text = report.markdown(content(made, results))
     assert "with 3 seeds it cannot be below 0.25" in text
     assert "+0.250 [+0.250, +0.250] | 0.250 | 0.250 |" in text
+
+
+def test_p_stands_before_what_holm_makes_of_it():
+    made = comparison({"methods": ["static", "sasr", "sft"], "seeds": "1-3"})
+    more = {"static": 0, "sasr": 1, "sft": 0}
+    results = {f"runs/{m}/seed-{s}": measured([s - 1 + add]) for m, add in more.items() for s in (1, 2, 3)}
+    head, _, *rows = report.table(content(made, results))
+    at = head.index("p")
+    assert head[at : at + 2] == ["p", "p (Holm)"]
+    assert [row[at : at + 2] for row in rows] == [["0.250", "0.500"], ["1.000", "1.000"]]
 
 
 def test_least_p_of_a_method_with_fewer_seeds():

@@ -18,6 +18,7 @@ from sasr.compare.reading import read
 from sasr.compare.runner import Runner
 from sasr.compare.view import CompareView
 from sasr.errors import InputError
+from sasr.locks import LOCK_FILE
 from sasr.runs.state import comparison_state
 
 STEPS, WARMUP = 10, 4
@@ -56,12 +57,13 @@ class Started(SimpleNamespace):
     """The tests' runs: they are done as soon as they are started, by what `outcome` says of their directory."""
 
     def __init__(self, root: Path, outcome: Outcome):
-        super().__init__(root=root, outcome=outcome, paths=[])
+        super().__init__(root=root, outcome=outcome, paths=[], given=[])
 
     def __call__(self, command: list[str], stdout, **kwargs):
         where = Path(command[command.index("--output_dir") + 1])
         path = where.relative_to(self.root).as_posix()
         self.paths.append(path)
+        self.given.append(kwargs | {"held": [os.fstat(file).st_ino for file in kwargs["pass_fds"]]})
         outcome = self.outcome(path)
         code: int | None = 0
         if path.startswith("warmups") and isinstance(outcome, int):
@@ -86,17 +88,19 @@ class Started(SimpleNamespace):
 
 @pytest.fixture
 def compared(tmp_path, monkeypatch):
-    """`compared(outcome)`: a start of the comparison, as (status, results, paths of the runs started, messages)."""
+    """`compared(outcome)`: a start of the comparison, as (status, results, paths of the runs started, messages).
+    `compared.given`: what their processes were started with."""
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0)
     directory = tmp_path / "out"
     directory.mkdir()
 
-    def start(outcome: Outcome, **settings):
+    def start(outcome: Outcome, jobs: int = 1, devices: tuple[str, ...] = (), **settings):
         popen, messages = Started(directory, outcome), []
         monkeypatch.setattr(runner.subprocess, "Popen", popen)
         view = CompareView()
         view.message = messages.append
-        status = Runner(comparison(**settings), directory, 1, [], view, "sasr compare").run()
+        status = Runner(comparison(**settings), directory, jobs, devices, view, "sasr compare").run()
+        start.given = popen.given
         return status, json.loads((directory / report.RESULTS_FILE).read_text()), popen.paths, messages
 
     start.directory = directory
@@ -120,6 +124,20 @@ LEFT_OUT = "sasr: left out of the choice, since runs to tune it failed: learning
 
 def finals(paths: list[str]) -> list[str]:
     return [path for path in paths if path.startswith("runs/")]
+
+
+@pytest.mark.parametrize("devices", [("4", "5"), ()])
+def test_what_a_process_is_started_with(compared, monkeypatch, devices):
+    """A device of its own, if there are any; the lock, to be held by those that survive us; no Ctrl-C of ours."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    status, _, paths, _ = compared(scores, jobs=2, devices=devices)
+    assert status == 0 and len(compared.given) == len(paths) == 10
+    visible = [given["env"]["CUDA_VISIBLE_DEVICES"] for given in compared.given]
+    assert visible[:2] == list(devices or ("7", "7")) and set(visible) == set(devices or ("7",))
+    lock = (compared.directory / LOCK_FILE).stat().st_ino
+    for given in compared.given:
+        assert given["held"] == [lock] and given["start_new_session"] is True
+        assert given["env"].items() >= (os.environ.items() - {("CUDA_VISIBLE_DEVICES", "7")})
 
 
 def test_a_point_with_a_run_that_failed_is_left_out(compared):

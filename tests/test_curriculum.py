@@ -99,6 +99,13 @@ def test_a_level_without_weight_is_not_drawn():
     assert set(stream.take(300, {1.0: 0.5, 2.0: 0.0, 3.0: 0.5})) == {0, 2}
 
 
+def test_questions_and_demonstrations_are_drawn_apart():
+    """With the same weights over the same rows SFT would follow the rollouts' questions."""
+    course = curriculum("adaptive", {1: 10, 2: 30})
+    assert course.questions.members == course.demonstrations.members
+    assert course.take_questions(20, 0.0) != course.take_demonstrations(20, 0.0)
+
+
 # ---- modes ----
 
 

@@ -268,11 +268,13 @@ def test_shares_of_an_exam(tmp_path, monkeypatch, sharded, count):
     """Each of three processes examines its share, which may be empty; of a sharded model all generate equally often."""
     rows = [{"prompt": str(i), "answer": "a"} for i in range(count)]
     asked: list[list[dict]] = []
+    given: list[dict] = []
     parts: list[list[dict]] = []
 
     def examine_rows(model, tokenizer, task, rows, *, samples, **options):
         assert rows, "the exam has no rows"
         asked.append(rows)
+        given.append(options)
         told = {"correct": True, "well_formed": True, "truncated": False, "failure": None, "tokens": 1, "path": None}
         told |= {"steps_valid": None, "text": ""}
         return [{**row, "difficulty": None, "greedy": told, "samples": [told] * samples} for row in rows]
@@ -285,11 +287,11 @@ def test_shares_of_an_exam(tmp_path, monkeypatch, sharded, count):
     monkeypatch.setattr(sasr.callbacks, "gather_object", gather_object)
     monkeypatch.setattr(sasr.callbacks, "unwrap_model_for_generation", lambda *of, **more: nullcontext())
     for rank in range(3):
-        args = SimpleNamespace(process_index=rank, world_size=3, max_completion_length=4, temperature=1.0, seed=0)
+        args = SimpleNamespace(process_index=rank, world_size=3, max_completion_length=4, temperature=0.7, seed=5)
         args.per_device_eval_batch_size, args.gradient_checkpointing_kwargs = 2, None
         trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=0), is_deepspeed_enabled=False)
         trainer.is_fsdp_enabled, trainer.model_wrapped, trainer._tokenizer = sharded, None, None
-        trainer.eos_token_ids, trainer.chat_template_kwargs = [1], {}
+        trainer.eos_token_ids, trainer.chat_template_kwargs = [1, 7], {"extra": True}
         trainer.accelerator = SimpleNamespace(autocast=nullcontext)
         stop, settings = SimpleNamespace(signal=None), sasr.TaskConfig(exam_samples=2)
         exams = sasr.callbacks.Exams(None, rows, settings, tmp_path / str(rank), None, stop, None)
@@ -298,6 +300,10 @@ def test_shares_of_an_exam(tmp_path, monkeypatch, sharded, count):
         exams.take("initial", trainer)
     assert parts[0][0]["prompt"] == "0" and [len(part) for part in parts] == [len(rows[rank::3]) for rank in range(3)]
     assert exams.results["initial"]["rows"] == count
+    of_run = {"max_new_tokens": 4, "temperature": 0.7, "batch_size": 2, "eos_token_ids": [1, 7]}
+    of_run |= {"chat_template_kwargs": {"extra": True}}
+    assert all(options.items() >= of_run.items() for options in given)
+    assert [options["seed"] for options in given] == [5, 6, 7][: len(given)], "else they would draw the same"
     if sharded:
         assert len({len(share) for share in asked}) == 1 and len(asked) == 3
     else:

@@ -23,6 +23,8 @@ from sasr.exam import (
     proportion_interval,
     summarise,
 )
+from sasr.exam.engines import Sampling, TransformersEngine
+from sasr.exam.generation import untouched
 from sasr.tasks.base import Task, Verdict
 
 WORDS = ["<pad>", "<eos>", "<user>", "<bot>", *(f"w{i}" for i in range(16))]
@@ -224,6 +226,30 @@ def test_greedy_is_the_argmax_and_ends_at_the_first_eos(model, tokenizer):
     result = summarise(records, 0)
     assert result.pass_at == {} and result.truncation_rate == pytest.approx(1 - ends / len(rows))
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def completed(model, samples, temperature) -> list[list[int]]:
+    """The greedy completion of one prompt, and the sampled ones, of one token each."""
+    sampling = Sampling(1, temperature, eos_ids=[1], pad_id=0, batch_size=100, seed=0)
+    with untouched(model, 0), torch.no_grad():
+        (found,) = TransformersEngine(model).complete([[5, 6]], samples, sampling, None)
+    return found
+
+
+def test_every_token_can_be_sampled():
+    """Not the fifty likeliest alone, which transformers takes by itself: here a hundred are nearly as likely."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes, pad_token_id=0, eos_token_id=1, bos_token_id=None))
+    assert len({ids[0] for ids in completed(lm, 1000, 1.0)[1:]}) > 90
+
+
+def test_the_temperature_is_that_of_the_samples(model):
+    greedy, *samples = completed(model, 200, 0.01)
+    assert samples == [greedy] * 200
+    shares = [completed(model, 200, temperature).count(greedy) / 201 for temperature in (1.0, 4.0)]
+    assert 0.95 > shares[0] > shares[1] + 0.1
 
 
 def test_ranks_together_are_one_exam(model, tokenizer):

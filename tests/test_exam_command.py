@@ -14,14 +14,18 @@ import pytest
 import yaml
 from rich.console import Console
 from rich.text import Text
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import sasr.cli
 import sasr.exam.command
 from sasr.exam import summarise
+from sasr.exam.examiner import Examiner
 from sasr.exam.request import read_request
 from sasr.exam.store import block_seed, digest_of_model
 from sasr.exam.view import ExamView, figure_rows
+from sasr.tasks import get_task
 from small_exam import EXAM, MORE, ROWS, SMALL, assert_same_exam, content, refused
+from test_demonstrations import TEMPLATE, chat_tokenizer
 
 pytestmark = pytest.mark.usefixtures("in_exam_place")
 LIMIT = 240
@@ -174,6 +178,47 @@ def test_a_run_gives_the_defaults(exam_place, tmp_path, capsys):
     assert "the run has not ended" in message and "checkpoint-2" in message
 
 
+def test_what_a_run_was_trained_with_reaches_the_engine(tmp_path):
+    """Temperature, seed, what its template is told, and the template's end of turn, which is no EOS of the model."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = "{% if extra %}!{% endif %}" + TEMPLATE
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, eos_token_id=1)).save_pretrained(tmp_path)
+    settings = {"task": "jsonl", "temperature": 0.8, "seed": 7, "chat_template_kwargs": {"extra": True}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    examiner = Examiner(read_request(["--model", str(tmp_path), "--n", "2"]), get_task("jsonl"))
+    end, asked = tokenizer.convert_tokens_to_ids("<|end|>"), []
+
+    class Engine:
+        def complete(self, prompt_ids, samples, sampling, progress):
+            asked.append(([tokenizer.decode(ids) for ids in prompt_ids], sampling))
+            return [[[end]] * (1 + samples) for _ in prompt_ids]
+
+    examiner.engine = Engine()
+    rows = [{"prompt": [{"role": "user", "content": "1+1?"}], "answer": "2"}]
+    for block in (0, 3):
+        (record,) = examiner.examine(rows, block, lambda done, total: None)
+        assert not record["greedy"]["truncated"]
+        prompts, sampling = asked.pop()
+        assert prompts == ["!<|user|>1+1?<|end|>\n<|assistant|>"]
+        assert (sampling.temperature, sampling.seed) == (0.8, block_seed(7, block))
+        assert sorted(sampling.eos_ids) == [1, end]
+
+
+def test_another_seed_draws_other_samples(tmp_path):
+    records = []
+    for seed in ("1", "2"):
+        assert sasr.cli.main(["exam", *EXAM, "--seed", seed, "--output_dir", str(tmp_path / seed)]) == 0
+        lines = (tmp_path / seed / "completions.jsonl").read_text().splitlines()
+        records.append([json.loads(line) for line in lines])
+    greedy, samples = (
+        [[[said["text"] for said in of(record)] for record in part] for part in records]
+        for of in (lambda record: [record["greedy"]], lambda record: record["samples"])
+    )
+    assert greedy[0] == greedy[1] and samples[0] != samples[1]
+
+
 def test_task_options_are_those_of_the_run(exam_place, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -217,6 +262,16 @@ def test_columns_with_the_names_of_marks_are_only_columns(exam_place, tmp_path, 
 def test_other_weights_are_another_exam(exam_place, tmp_path):
     assert digest_of_model("lm") == digest_of_model(str(exam_place / "lm")) != digest_of_model("start")
     assert digest_of_model("owner/name") is None
+
+
+def test_a_large_file_of_weights_is_looked_at_from_end_to_end(tmp_path):
+    file, digests = tmp_path / "large.safetensors", set()
+    for first, last in ((0, 0), (0, 1), (480_000, 500_000), (999_999, 1_000_000)):
+        weights = bytearray(1_000_000)
+        weights[first:last] = b"\1" * (last - first)
+        file.write_bytes(weights)
+        digests.add(digest_of_model(str(file)))
+    assert len(digests) == 4
 
 
 def test_config_of_something_else_is_no_run(tmp_path):

@@ -151,5 +151,8 @@ def test_robustness_by_hand():
     assert (names["rows"], names["pass_at_1"], names["original_pass_at_1"]) == (2, 0.25, 0.75)
     assert names["difference"] == -0.5 and names["ratio"] == pytest.approx(1 / 3)
     assert names["difference_interval"] == [-0.5, -0.5]
-    assert found["order"]["ratio"] is None, "no original was solved"
+    assert names["interval"] == [0, 0.5], "of the perturbed rows"
+    order = found["order"]
+    assert order["ratio"] is None, "no original was solved"
+    assert order["interval"] == [pytest.approx(0.025), 1]
     assert measures.robustness(records[:3]) == {}

@@ -112,6 +112,8 @@ def test_a_run_goes_on_with_smaller_parts_of_its_batch(tmp_path, changes):
         ({}, {**HALVES, "gradient_accumulation_steps": 1}, "generation_batch_size: 8 then, 4 now"),
         ({"loss_type": "bnpo"}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),
         ({"top_entropy_quantile": 0.5}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),
+        ({"entropy_coef": 0.01}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),
+        ({"use_adaptive_entropy": True}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),
         # Rollouts wait that were cut for the old parts.
         ({"steps_per_generation": 4}, {**HALVES, "steps_per_generation": 8}, "gradient_accumulation_steps"),
     ],

@@ -121,9 +121,31 @@ def test_kept_demonstrations_are_never_studied_and_their_questions_are_asked(tmp
     trained.take_questions = lambda count: [asked.add(row) or row for row in take(count)]
     trained.train()
     assert len(kept) == 8 and len(studied) == 16 and not studied & kept
-    prompts = trained._tokenize_prompts([toy.rows()[row]["prompt"] for row in asked])[0]
-    assert kept <= {tuple(ids) for ids in prompts}
-    assert not {row for row in trained.demonstration_of_row if row not in range(24)}
+    prompts = [tuple(ids) for ids in trained._tokenize_prompts(list(toy.rows()["prompt"]))[0]]
+    assert kept <= {prompts[row] for row in asked}
+    assert len(trained.demonstration_of_row) == 16
+    for row, i in trained.demonstration_of_row.items():
+        assert tuple(trained.demonstrations[i].prompt_ids) == prompts[row] and prompts[row] not in kept
+
+
+def test_what_a_failed_question_is_studied_with_is_its_own_demonstration(tmp_path):
+    """... if that is not kept: the others have another place among all of them then."""
+    trained = toy.trainer(tmp_path, schedule="hpt", sft_warmup_steps=0, held_out_demonstrations=6, max_steps=8)
+    kept = {tuple(d.prompt_ids) for d in trained.held_out.kept}
+    prompts = [tuple(ids) for ids in trained._tokenize_prompts(list(toy.rows()["prompt"]))[0]]
+    asked, studied, study = set(), set(), trained._study
+
+    def noted(chosen, *more):
+        of_step = {prompts[row] for row in trained.selection.asked}
+        found = {tuple(d.prompt_ids) for d in chosen.demonstrations}
+        assert found <= of_step - kept
+        asked.update(of_step)
+        studied.update(found)
+        study(chosen, *more)
+
+    trained._study = noted
+    trained.train()
+    assert len(studied) > 4 and asked & kept
 
 
 def test_the_losses_are_those_of_the_model(tmp_path):

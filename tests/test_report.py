@@ -41,7 +41,10 @@ def test_a_finished_run(tmp_path):
     assert document["title"] == "sasr on stories" and document["state"]["text"] == "finished"
     found = titles(document)
     assert found["Which steps were SFT, which GRPO"]["counts"]["both"] == 0
-    assert {s["name"] for s in found["Gradient norms of SFT"]["series"]} == {"g_last", "g_warmup"}
+    norms = {s["name"]: s["y"] for s in found["Gradient norms of SFT"]["series"]}
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    columns = {"g_last": "sft_grad_norm", "g_warmup": "warmup_grad_norm"}
+    assert norms == {name: [line[column] for line in lines] for name, column in columns.items()}
     assert found["Divergence from the reference policy"]["series"]
     assert [s["name"] for s in found["Success by difficulty"]["series"]] == ["3", "4.5", "12"]
     assert [row[1] for row in found["All exams"]["rows"]] == ["0", "20", "40"]
@@ -49,6 +52,15 @@ def test_a_finished_run(tmp_path):
     assert len(found["Completions"]["questions"]) == 6
     assert sum(part["value"] for part in found["Where the time went"]["parts"]) == pytest.approx(40 * 0.2 + 3 * 2.5)
     assert "secret" not in html({**document, "made": ""})
+
+
+def test_each_rate_of_an_exam_is_drawn_under_its_own_name(tmp_path):
+    found = titles(document_of(report_data.run(tmp_path)))
+    course = {s["name"]: s["y"] for s in found["Accuracy over training"]["series"]}
+    scores = [0.1, 0.35, 0.6]
+    assert course == {"pass@1": scores, "greedy": [0.75 * s for s in scores], "pass@2": [1.5 * s for s in scores]}
+    last = found["By difficulty"]["series"][-1]
+    assert (last["name"], last["y"]) == ("at the end", pytest.approx([0.6, 0.3, 0.2]))
 
 
 def test_a_run_as_far_as_it_got(tmp_path):
@@ -198,6 +210,15 @@ def test_sft_and_grpo_alone_have_the_colours_of_their_steps(tmp_path):
     shutil.copy(RESULTS / "compare-stories" / "results.json", tmp_path)
     rows = {row["name"]: row["colour"] for row in titles(document_of(tmp_path))["pass@1"]["rows"]}
     assert (rows["sft (8)"], rows["grpo (8)"], rows["static (8)"], rows["sasr (8)"]) == ("sft", "grpo", "muted", "ink")
+
+
+def test_accuracy_is_drawn_against_the_costs_of_a_run(tmp_path):
+    shutil.copy(RESULTS / "compare-stories" / "results.json", tmp_path)
+    methods = json.loads((tmp_path / "results.json").read_text())["methods"]
+    found = titles(document_of(tmp_path))
+    for cost, what in (("seconds", "seconds inside optimizer steps"), ("rollout_tokens", "rollout tokens")):
+        drawn = {s["name"]: (s["x"], s["y"]) for s in found[f"Accuracy against {what}"]["series"]}
+        assert drawn == {m["method"]: ([m["per_run"][cost]], [m["metrics"]["pass@1"]["mean"]]) for m in methods}
 
 
 def test_failed_runs_are_named(tmp_path):

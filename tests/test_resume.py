@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 
@@ -209,6 +210,21 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, changes, named):
     build(tmp_path, "aligned", save_steps=7).train()
     with pytest.raises(InputError, match=named):
         build(tmp_path, "aligned", save_steps=7, **changes).train(resume_from_checkpoint=True)
+
+
+def test_checkpoint_of_a_run_with_other_demonstrations_is_refused(tmp_path):
+    """Those of a dataset of their own: in the training rows they are part of the data."""
+
+    def run(completion):
+        shown = Dataset.from_list([{"prompt": "2+2=", "completion": completion}])
+        settings = {"schedule": "static", "sft_warmup_steps": 1, "save_strategy": "steps", "save_steps": 2}
+        data = toy.rows().remove_columns("completion")
+        return toy.trainer(tmp_path, data=data, more={"demonstration_dataset": shown}, max_steps=2, **settings)
+
+    run("04").train()
+    with pytest.raises(InputError, match=r"\(data: \w+ then, \w+ now\)"):
+        run("05").train(resume_from_checkpoint=True)
+    run("04").train(resume_from_checkpoint=True)
 
 
 def test_run_with_constant_rate_can_be_extended(tmp_path):

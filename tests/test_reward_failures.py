@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sasr import InputError
 from sasr.curriculum import Levels
 from sasr.exam import examine
 from sasr.limits import TooLate, within
+from sasr.reward_guard import RewardGuard
 from sasr.selection import Selection
 from sasr.tasks import JsonlTask, Verdict, get_task, judge_all
 
@@ -99,6 +102,16 @@ def test_a_reward_that_never_works_ends_the_training(tmp_path):
         run(tmp_path, failing(raising, first=10**6), max_steps=50)
 
 
+def test_outages_with_rewards_between_them_do_not_end_it():
+    args = SimpleNamespace(reward_failures="count", reward_timeout=0.0)
+    guard = RewardGuard(SimpleNamespace(args=args, tell=lambda text: None, is_world_process_zero=lambda: True))
+    failed, judged = torch.full((4, 1), -math.inf), torch.zeros(4, 1)
+    assert [guard.count(rewards) for rewards in (failed, judged) * 4] == [4, 0] * 4
+    assert [guard.count(failed) for _ in range(2)] == [4, 4] == [guard.count(failed, further=True) for _ in range(2)]
+    with pytest.raises(InputError, match="no completion of 3 generations in a row"):
+        guard.count(failed)
+
+
 def advantages(tmp_path, rewards, **changes):
     """Of one generation of two groups of 4."""
     trainer = toy.trainer(tmp_path, rewards=rewards, **NO_WARMUP, **changes)
@@ -161,6 +174,20 @@ def test_async_functions(tmp_path):
     for function, count in ((broken, 8.0), (whole, 4.0)):
         _, (failures, _) = advantages(tmp_path / function.__name__, function)
         assert failures == count
+
+
+def test_an_async_function_that_hangs_is_cut_off(tmp_path):
+    calls = []
+
+    async def reward(completions, **_):
+        calls.append(len(completions))
+        if len(calls) == 1:
+            await asyncio.sleep(60)
+        return [float(i % 2) for i in range(len(completions))]
+
+    (first, second), said, _ = run(tmp_path, reward)
+    assert first[0] == 8.0 and second == (0.0, 0.5), "counted, and the training goes on"
+    assert "failing took longer than reward_timeout, 0.3 s" in " ".join(said)
 
 
 def test_questions_that_could_not_be_judged_have_not_failed():

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 import toy
 from sasr import InputError, ahead
 from sasr.ahead import Worker
+from sasr.checkpoints import all_checkpoints
 from sasr.errors import RunFailed
 from sasr.schedules import GRPO_STEP, SFT_STEP, Signals, StepPlan
 
@@ -213,6 +214,15 @@ def test_rollouts_of_weights_that_are_given_up_are_not_used(tmp_path):
     assert asked == [one.rl_rows[i] for i in type(one.rl_stream)(len(one.rl_rows), one.args.seed).take(2)]
 
 
+def test_a_rollback_gives_its_weights_up(tmp_path):
+    one = trainer(tmp_path, "SSGSG", on_collapse="rollback", save_strategy="steps", save_steps=2)
+    one.best_checkpoint = lambda: (tmp_path / "checkpoint-2", 0.5)
+    at_step(one, WARMUP + 2, lambda: setattr(one.watch, "collapsed_at", WARMUP + 2))
+    one.train()
+    assert one.watch.collapsed_at is None
+    assert toy.history(one, "sasr/rollout_age")[WARMUP:] == [(None,), (None,), (0.0,), (None,), (1.0,)]
+
+
 # ---- refusals ----
 
 
@@ -304,7 +314,8 @@ def test_the_worker_ends_with_the_training(tmp_path):
 
 @pytest.mark.parametrize("dies_at", [WARMUP + 2, WARMUP + 3], ids=["when-waited-for", "when-given-a-job"])
 def test_the_death_of_the_worker_is_told_in_a_line(tmp_path, dies_at):
-    one = trainer(tmp_path, "SSGSG", save_strategy="steps", save_steps=5)
+    letters, saves = "SSGSG", {"save_strategy": "steps", "save_steps": dies_at - 2}
+    one = trainer(tmp_path / "run", letters, **saves)
 
     def kill():
         process = os.pidfd_open(one.ahead._worker._process.pid)
@@ -322,11 +333,13 @@ def test_the_death_of_the_worker_is_told_in_a_line(tmp_path, dies_at):
     at_step(one, dies_at, kill)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RunFailed) as failed:
         patch.setattr(Worker, "begin", held)
-        if dies_at == WARMUP + 2:
-            one.args.save_steps = one.state.save_steps = 4
         one.train()
     assert str(failed.value) == f"step {dies_at + 1}: the process that makes rollouts ahead died of signal 9"
-    assert (tmp_path / "checkpoint-4" / "sasr_state.json").is_file() or (tmp_path / "checkpoint-5").is_dir()
+    # Rollouts that are lost cannot be made again: it goes on from the checkpoint before, and not from the step before.
+    assert [path.name for path in all_checkpoints(tmp_path / "run")] == [f"checkpoint-{dies_at - 2}"]
+    again = trainer(tmp_path / "run", letters, **saves)
+    again.train(resume_from_checkpoint=True)
+    assert toy.history(again, *KEYS) == toy.history(trained(tmp_path / "whole", letters), *KEYS)
 
 
 def test_an_error_in_the_worker_is_told_in_a_line(tmp_path):

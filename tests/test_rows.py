@@ -79,6 +79,19 @@ def test_held_out_rows_do_not_eat_up_a_small_dataset(tmp_path, data):
     assert (len(test), len(validation)) == (4, 4) and len(rows) >= 32
 
 
+def test_the_first_rows_alone_keep_their_demonstrations(tmp_path, data):
+    """... and the others are questions for GRPO still."""
+    settings = {"data": data(60), "exam_rows": 4}
+    every, few = (
+        collect_rows(JsonlTask(), TaskConfig(**settings, demonstration_rows=count), toy.settings(tmp_path))[0]
+        for count in (None, 5)
+    )
+    assert prompts(few) == prompts(every) and [row["answer"] for row in few] == [row["answer"] for row in every]
+    completions = [row["completion"] for row in every]
+    assert None not in completions
+    assert [row["completion"] for row in few] == completions[:5] + [None] * (len(every) - 5)
+
+
 @pytest.mark.parametrize(("questions", "each", "most"), [(125, 8, 12), (30, 16, 3), (9, 30, 1)])
 def test_several_rows_of_a_question_count_once(tmp_path, questions, each, most):
     """A tenth of the questions, however many solutions each has: all of them leave training together. Questions

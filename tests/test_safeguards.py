@@ -175,6 +175,21 @@ def test_collapse_goes_back_to_the_best_exam(tmp_path, caplog, short_window, sep
     assert {int(state["step"]) for state in moments.values()} == {30 - at}
 
 
+def test_rollouts_of_weights_that_are_given_up_are_not_trained_on(tmp_path, caplog, short_window):
+    """Each generation is of two steps: the collapse is seen in the first of them, and the second comes before."""
+    settings = {"on_collapse": "rollback", "steps_per_generation": 2, "max_steps": 20}
+    trainer, generations = collapse_rewards(tmp_path, **settings), []
+    trainer.best_checkpoint = lambda: (tmp_path / "checkpoint-5", 0.3)
+    generate = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: (
+        generations.append(trainer.state.global_step) or generate(inputs)
+    )
+    trainer.train()
+    seen, back = (int(text.split(":")[0].removeprefix("step ")) for text in told(caplog))
+    assert generations == list(range(2, 20, 2)) and back in generations
+    assert seen == back - 1, "in the middle of a generation"
+
+
 def test_best_checkpoint_is_one_that_is_there(tmp_path):
     exams = {
         str(step): {"step": step, "pass_at": {"1": score}} for step, score in ((0, 1.0), (4, 0.5), (8, 0.7), (9, 0.9))

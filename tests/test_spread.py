@@ -17,7 +17,7 @@ from sasr.selection import group_advantages
 from sasr.spread import flat_groups, replace_groups, settle, total
 from sasr.watch import Watch
 
-LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo")
+LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo")
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(2, 5))
@@ -103,6 +103,7 @@ def test_skipping_changes_no_gradient_and_saves_the_passes(tmp_path, loss_type):
         "schedule": "grpo", "sft_warmup_steps": 0, "data": levels(24), "rewards": by_level, "max_steps": 6,
         "loss_type": loss_type, "gradient_accumulation_steps": 2, "num_iterations": 2, "steps_per_generation": 2,
         "epsilon_high": 5.0 if loss_type == "cispo" else 0.2,
+        "importance_sampling_level": "sequence" if loss_type == "luspo" else "token",
     }  # fmt: skip
     found, tokens = {}, {}
     for choice in ("keep", "skip"):

@@ -149,6 +149,26 @@ def test_jsonl_several_options_are_wrong(completion):
     assert not JsonlTask().check(completion, {"answer": "B"}).correct
 
 
+SECOND_THOUGHTS = [
+    "not", "wait", "actually", "however", "alternatively", "maybe", "perhaps", "possibly", "instead", "otherwise",
+    "rather", "sorry", "correction", "could", "might", "wrong", "incorrect", "mistake", "hmm", "hmmmm", "isn't",
+    "isn\u2019t", "Actually", "WAIT",
+]  # fmt: skip
+OTHERS_BEGIN = ["or", "no", "but", "and", "nor", "versus", "vs", "Or", "- no", "**But"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [*(f"I say {word} that one too" for word in SECOND_THOUGHTS), *(f"{word} that one too" for word in OTHERS_BEGIN)],
+)
+@pytest.mark.parametrize("answer", ["18", "B", "Paris"])
+def test_jsonl_second_thoughts_take_an_answer_back(rest, answer):
+    """Of whichever kind, by each of the words that they are known by."""
+    completion = "The answer is {}. {}"
+    assert JsonlTask().check(completion.format(answer, "I say just that one too"), {"answer": answer}).correct
+    assert not JsonlTask().check(completion.format(answer, rest), {"answer": answer}).correct
+
+
 def test_jsonl_currencies_differ():
     assert not JsonlTask().check("The answer is \u20ac18", {"answer": "$18"}).correct
 

@@ -310,13 +310,50 @@ def test_epochs_instead_of_steps(tmp_path):
     assert trained.state.global_step == 18
 
 
+@pytest.mark.parametrize(
+    ("changes", "micro_batches"),
+    [
+        ({}, 12),
+        ({"num_iterations": 2}, 24),
+        ({"steps_per_generation": 2}, 12),
+        ({"steps_per_generation": 3, "num_iterations": 2}, 24),  # four generations of six prompts
+    ],
+    ids=str,
+)
+def test_an_epoch_is_one_pass_over_the_prompts(tmp_path, changes, micro_batches):
+    trained = toy.trainer(tmp_path, schedule="grpo", sft_warmup_steps=0, **changes)
+    assert len(trained.get_train_dataloader()) == micro_batches
+
+
+def test_without_prompts_an_epoch_is_one_pass_over_the_demonstrations(tmp_path):
+    data = toy.rows().map(lambda row: {"answer": None})
+    epoch = {"schedule": "sft", "sft_warmup_steps": 0, "max_steps": -1, "num_train_epochs": 1}
+    trained = toy.trainer(tmp_path, data=data, **epoch)
+    trained.train()
+    assert trained.state.global_step == 3 and trained.counts["demonstrations"] == 24
+
+
 def test_evaluation_during_training_leaves_the_run_as_it_was(tmp_path):
+    """But for the random state, which it draws completions from as stock TRL does: here put back."""
     changes = {"eval_strategy": "steps", "eval_steps": 4, "per_device_eval_batch_size": 8, "num_generations_eval": 4}
-    trained = toy.trainer(tmp_path / "a", more={"eval_dataset": toy.rows(4)}, **changes)
+    settings = {"gamma": 0.5, "steps_per_generation": 2}  # evaluated in the middle of a generation
+    trained = toy.trainer(tmp_path / "a", more={"eval_dataset": toy.rows(4)}, **settings, **changes)
+    evaluate = trained.evaluate
+
+    def apart(*arguments, **options):
+        with torch.random.fork_rng():
+            return evaluate(*arguments, **options)
+
+    trained.evaluate = apart
     trained.train()
     evaluated = [entry for entry in trained.state.log_history if "eval_reward" in entry]
     assert [entry["step"] for entry in evaluated] == [4, 8, 12]
     assert trained.counts["sft_steps"] + trained.counts["grpo_steps"] == 12
+    plain = toy.trainer(tmp_path / "b", **settings)
+    plain.train()
+    keys = ("loss", "grad_norm", "reward", "sasr/p_sft", "sasr/rollout_tokens")
+    assert toy.history(trained, *keys) == toy.history(plain, *keys)
+    assert min(plain.counts["sft_steps"] - 4, plain.counts["grpo_steps"]) > 2
 
 
 def test_checkpoints_without_training_state(tmp_path):

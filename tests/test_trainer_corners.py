@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 
 import toy
 from sasr import step_metrics
@@ -17,6 +19,33 @@ from sasr.schedules import GRPO_STEP, SFT_STEP, Hpt, Sasr
 def test_a_reward_column_that_no_row_has(tmp_path):
     with pytest.raises(InputError, match=r"reward_columns: the rows have no 'anwser' \(did you mean answer\?\)"):
         toy.trainer(tmp_path, reward_columns=["anwser"])
+
+
+def test_grpo_asks_the_rows_whose_reward_columns_are_filled(tmp_path):
+    solutions = ["02", None, "04", ""]
+    rows = [{"prompt": f"1+{i}=", "completion": f"0{1 + i}", "answer": "0", "solution": solutions[i]} for i in range(4)]
+    trained = toy.trainer(tmp_path, data=Dataset.from_list(rows), reward_columns=["solution"])
+    assert trained.rl_rows == [0, 2]
+
+
+def test_groups_of_an_optimizer_of_ones_own_keep_the_ratio_of_their_rates(tmp_path):
+    lm = toy.model()
+    head = list(lm.lm_head.parameters())
+    others = [p for p in lm.parameters() if all(p is not own for own in head)]
+    optimizer = torch.optim.AdamW([{"params": others, "lr": 1e-3}, {"params": head, "lr": 1e-4}])
+    trained = toy.trainer(tmp_path, lm=lm, schedule="static", max_steps=8, more={"optimizers": (optimizer, None)})
+    rates = []
+
+    class Callback(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, optimizer, **kwargs):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+
+    trained.add_callback(Callback())
+    trained.train()
+    # 3e-3 in the warm-up; then, falling in a line, 1e-3.
+    expected = [3e-3] * 4 + [1e-3 * (1 - i / 4) for i in range(4)]
+    assert [first for first, _ in rates] == pytest.approx(expected)
+    assert [second for _, second in rates] == pytest.approx([rate / 10 for rate in expected])
 
 
 @pytest.mark.parametrize("limit", [1, 2])

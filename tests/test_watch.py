@@ -81,10 +81,14 @@ def test_rollouts_that_teach_nothing(changes, fragment):
     assert said(watch, 1, 2 * QUIET) == [] and said(watch, WINDOW - 1, 2 * QUIET + 1, **changes) == []
 
 
-@pytest.mark.parametrize(("p", "fragment"), [(0.005, "p_sft has been 0"), (1.0, "p_sft has been 1"), (0.5, None)])
-def test_probability_at_its_end(p, fragment):
+@pytest.mark.parametrize(
+    ("p", "fragment", "advice"),
+    [(0.005, "p_sft has been 0", "a smaller"), (1.0, "p_sft has been 1", "a larger"), (0.5, None, None)],
+)
+def test_probability_at_its_end(p, fragment, advice):
     found = said(Watch(), 60, kind="sft", reward=None, sft_probability=p)
     assert [fragment in text for text in found] == ([True] if fragment else [])
+    assert all(text.endswith(f": {advice} gamma mixes in the other kind") for text in found)
     assert said(Watch(), 60, kind="sft", reward=None) == [], "a schedule that sets no probability has none to be stuck"
 
 
