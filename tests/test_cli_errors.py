@@ -45,7 +45,7 @@ FLAGS = {
         ["chat_template_kwargs is 'enable_thinking=false'", "must be JSON"],
     ),
     "model-init": (["--model_init_kwargs", '{"dtype": "bfloat16"}'], ["model_init_kwargs: dtype", "set dtype, attn"]),
-    "only-the-model": (["--save_only_model", "true"], ["save_only_model", "cannot go on", "save_strategy no"]),
+    "only-the-model": (["--save_only_model", "true"], ["save_only_model", "cannot go on", "leave it out"]),
     "two-trackers": (["--report_to", "tensorboard", "wand"], ["unknown report_to 'wand'"]),
     "hyphens": (["--max-grad-norm", "-1"], ["max_grad_norm is -1.0", "set a number"]),
     "hyphens-and-equals": (["--max-grad-norm=-1"], ["max_grad_norm is -1.0"]),

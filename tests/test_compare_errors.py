@@ -93,6 +93,13 @@ def test_a_recipe_without_a_budget(error):
 
 COMPARE = {
     "text": ("sasr", ["compare is 'sasr'", "name: value"]),
+    "push": ({"methods": {"sft": {"push_to_hub": True}}}, ["method sft", "push_to_hub: all runs would be pushed"]),
+    "only-the-model": ({"methods": {"sft": {"save_only_model": True}}}, ["method sft: save_only_model"]),
+    "model-init": (
+        {"methods": {"sft": {}, "grpo": {"model_init_kwargs": {"dtype": "bfloat16"}}}},
+        ["method grpo: model_init_kwargs: dtype"],
+    ),
+    "no-vllm": ({"methods": {"sft": {}, "grpo": {"use_vllm": True}}}, ["method grpo: use_vllm"]),
     "unknown-key": ({"method": ["sft"]}, ["unknown key 'method'", "did you mean methods?"]),
     "setting-inside": ({"task": "stories"}, ["unknown key 'task'", "put it above"]),
     "no-methods": ({"methods": {}}, ["there are no methods"]),

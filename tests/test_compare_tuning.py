@@ -149,7 +149,7 @@ def test_a_point_with_a_run_that_failed_is_left_out(compared):
     assert {run["tuned"]["learning_rate"] for run in found["runs"] if run["stage"] == "final"} == {1e-3}
     assert f"note: {LEFT_OUT}" in messages
     table = (compared.directory / "table.md").read_text()
-    assert f"- {LEFT_OUT}" in table and "/seed-9 failed: sasr: failed: it diverges (see logs/" in table
+    assert f"- {LEFT_OUT}" in table and "/seed-9 failed: it diverges (see logs/" in table
     # five runs of ten steps, and the three steps of the one that failed
     cost = found["methods"][0]["tuning_cost"]
     assert (cost["runs"], cost["failed"], cost["steps"], cost["rollout_tokens"]) == (6, 1, 53, 5 * 30 + 9)

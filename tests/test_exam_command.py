@@ -23,7 +23,8 @@ from sasr.exam.examiner import Examiner
 from sasr.exam.request import read_request
 from sasr.exam.store import block_seed, digest_of_model
 from sasr.exam.view import ExamView, figure_rows
-from sasr.tasks import get_task
+from sasr.tasks import JsonlTask, get_task
+from sasr.tasks.base import Verdict
 from small_exam import EXAM, MORE, ROWS, SMALL, assert_same_exam, content, refused
 from test_demonstrations import TEMPLATE, chat_tokenizer
 
@@ -256,6 +257,11 @@ def test_columns_with_the_names_of_marks_are_only_columns(exam_place, tmp_path, 
     assert sasr.cli.main(["exam", *flags, "--rows", "4", "--output_dir", "out"]) == 0
     figures = content(tmp_path / "out")["figures"]
     assert figures["rows"] == 4 and figures["robustness"] == {}
+    asked = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
+    assert not any("perturbation" in record for record in asked)
+    monkeypatch.setattr(JsonlTask, "check", lambda self, text, row: Verdict(row["original"].startswith("row"), True))
+    assert sasr.cli.main(["exam", *flags, "--rows", "4", "--output_dir", "read"]) == 0
+    assert content(tmp_path / "read")["figures"]["greedy_accuracy"] == 1.0, "a check may read them"
     assert (tmp_path / "out" / "report.html").is_file()
 
 

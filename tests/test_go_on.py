@@ -3,6 +3,8 @@ with settings that TRL changes."""
 
 from __future__ import annotations
 
+import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
 
 import sasr.run
 import toy
@@ -121,3 +124,20 @@ def test_what_trl_makes_of_ligers_settings_is_put_back(tmp_path, monkeypatch):
     rows = [{"prompt": "1", "answer": "1"}]
     sasr.run.build_trainer(parsed, toy.model(), toy.tokenizer(), task, rows, [], tmp_path)
     assert parsed.training.liger_kernel_config is None
+
+
+def test_a_new_checkpoint_is_the_newest_by_its_date_too(tmp_path):
+    """After the clock was set back transformers would delete each as soon as it is there, as the oldest."""
+    trained = toy.trainer(tmp_path, save_strategy="steps", save_steps=2, save_total_limit=2, max_steps=6)
+    ahead = time.time() + 3600
+
+    class Ahead(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            if state.global_step < 6:
+                os.utime(tmp_path / f"checkpoint-{state.global_step}", (ahead, ahead))
+
+    trained.add_callback(Ahead())
+    trained.train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    dates = [(tmp_path / f"checkpoint-{step}").stat().st_mtime for step in (4, 6)]
+    assert dates[0] < dates[1]

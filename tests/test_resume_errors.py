@@ -44,6 +44,15 @@ def test_finished_directory_suggests_to_resume(error, run):
     assert "run is not empty" in message and "--resume_from_checkpoint" in message
 
 
+def test_an_exam_file_that_is_cut_is_one_line(run, capsys):
+    shutil.rmtree(run / "checkpoint-4")
+    (run / "exam.json").write_text('{"initial": ')
+    capsys.readouterr()
+    assert sasr.cli.main(["train", *RESUME]) == 2
+    err = capsys.readouterr().err
+    assert "run/exam.json cannot be read" in err and "restore it, or move it away" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize("lock", [True, False], ids=["", "copied without its lock"])
 def test_a_finished_model_without_its_checkpoints_is_not_trained_anew(error, run, lock):
     for checkpoint in run.glob("checkpoint-*"):

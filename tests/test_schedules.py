@@ -360,6 +360,8 @@ def test_a_warm_up_that_ended_at_no_gradient_leaves_the_cosine():
     late = Signals(step=109, total_steps=110, warmup_steps=10, draw=0.5, sft_grad_norm=1.0, warmup_grad_norm=0.0)
     assert Sasr().probability(late) == cosine_share(late) < 0.01
     assert Sasr(gamma_schedule="constant").probability(late) == 1.0
+    none = replace(late, sft_grad_norm=0.0)
+    assert Sasr().probability(none) == cosine_share(none) > 0 == Sasr(gamma_schedule="constant").probability(none)
 
 
 def test_exponential_mean():

@@ -127,8 +127,11 @@ def test_a_matched_share_is_one_of_steps(tmp_path):
             for i, kind in enumerate(["sft", "grpo", "grpo", "grpo"], 1)
         )
     )
-    matched = toy.settings(tmp_path / "new", schedule="random", match_run=str(tmp_path), share_of="seconds")
+    changes = {"schedule": "random", "match_run": str(tmp_path), "max_seconds": 5.0, "lr_scheduler_type": "constant"}
+    matched = toy.settings(tmp_path / "new", **changes)
     assert (matched.sft_share, matched.share_of) == (0.25, "steps")
+    with pytest.raises(InputError, match="match_run takes the other run's share of the steps, not of its seconds"):
+        toy.settings(tmp_path / "new", **changes, share_of="seconds")
 
 
 def test_what_it_may_be_and_for_whom(tmp_path):
@@ -149,7 +152,7 @@ def test_what_it_may_be_and_for_whom(tmp_path):
     [
         ("sasr", {"max_seconds": 9.0, "gamma_schedule": "cosine"}, "seconds"),
         ("sasr", {"max_seconds": 9.0, "gamma_schedule": "constant"}, "steps"),  # takes the same steps whatever ends it
-        ("cosine", {"max_seconds": 9.0}, "seconds"),
+        ("cosine", {"max_seconds": 9.0}, "steps"),
         ("random", {"max_seconds": 9.0}, "steps"),  # whose share is the user's own number
         ("sasr", {"max_rollout_tokens": 900}, "steps"),
         ("sasr", {}, "steps"),
@@ -162,4 +165,6 @@ def test_where_seconds_are_the_budget_it_is_a_share_of_them(tmp_path, schedule, 
     assert toy.settings(tmp_path, schedule=schedule, **budget, share_of="steps").share_unit == "steps"
     assert checkpoints.fingerprint(args.to_dict())["share_of"] == unit, "one of an earlier version goes on"
     trained = toy.trainer(tmp_path, schedule=schedule, **budget)
-    assert trained.costs.unit == unit
+    assert trained.costs.unit == unit == trained.fingerprint()["share_of"]
+    own = toy.trainer(tmp_path, schedule=schedule, **budget, more={"schedule": Random(0.5)})
+    assert own.costs.unit == "steps" == own.fingerprint()["share_of"]

@@ -246,6 +246,13 @@ def test_fields_of_other_names(file):
     names = {"prompt": "question", "completion": "solution", "answer": "final"}
     (row,) = load_rows(get_task("jsonl", names), path)
     assert row == {"prompt": "1+1=", "completion": "2.", "answer": "2", "difficulty": None, "source": "x"}
+    # As GSM8K has it: the field that is one column's by name is no other's by default.
+    solved = file('{"question": "1+1=", "answer": "1 and 1 are 2."}', "solved.jsonl")
+    (row,) = load_rows(get_task("jsonl", {"prompt": "question", "completion": "answer"}), solved)
+    assert (row["prompt"], row["completion"], row["answer"]) == ("1+1=", "1 and 1 are 2.", None)
+    names = {"prompt": "question", "completion": "solution", "answer": "solution"}
+    row = get_task("jsonl", names).to_row({"question": "1+1=", "solution": "2"})
+    assert (row["completion"], row["answer"]) == ("2", "2")
     found = error_of(load_rows, get_task("jsonl", {"prompt": "text"}), path)
     assert "record has no field 'text' (its fields: " in found and "task_options" in found
     wanted = "use one of prompt, completion, answer, difficulty (did you mean prompt?)"

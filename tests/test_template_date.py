@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import sasr.cli
-from sasr import shared_warmup, template_date
+from sasr import checkpoints, shared_warmup, template_date
 from sasr.demonstrations import tokenize_prompts
 from sasr.parsing import parse
 from sasr.run import config_text
@@ -75,7 +75,17 @@ def test_a_run_goes_on_with_its_date_and_lends_it(tmp_path, tokenizer, monkeypat
     donor = tmp_path / "first" / "checkpoint-2"
     on = ["--output_dir", "first", "--resume_from_checkpoint", str(donor), "--max_steps", "3"]
     assert sasr.cli.main(["train", *on]) == 0, capsys.readouterr().err
+    # Also where a recipe replaces what the run has.
+    args = settings(tmp_path, "--chat_template_kwargs", '{"unused": 1}')
+    template_date.take_over(args, donor)
+    assert args.training.chat_template_kwargs == {"unused": 1, "date_string": today}
     assert sasr.cli.main(["train", *flags, "--max_steps", "3", "--output_dir", "second", "--warmup_from", "first"]) == 0
     lent = yaml.safe_load((tmp_path / "second/config.yaml").read_text())["chat_template_kwargs"]
     assert lent == {"date_string": today}
+    # Of one in Python, whose template writes the present date all the time, none can be taken over.
+    undated = settings(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "read_state", lambda path: {"fingerprint": {"chat_template_kwargs": None}})
+        template_date.take_over(undated, donor)
+    assert undated.training.chat_template_kwargs is None
     assert shared_warmup.find(settings(tmp_path, "--warmup_from", "first", "--sft_warmup_steps", "2").training)

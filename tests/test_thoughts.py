@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sasr.cli
 import toy
-from sasr import SASRTrainer, thoughts
+from sasr import InputError, SASRTrainer, thoughts
 from sasr.demonstrations import completion_text, empty_thought_notes, end_of_turn_id
 from sasr.exam.exam import examine_rows
 from sasr.tasks import JsonlTask, get_task
@@ -69,6 +69,32 @@ def test_a_thought_beside_the_content_is_shown(template):
     assert (opened + text).startswith(f"<think>\nOne and one.\n</think>\n\n{PLAIN}<|")
 
 
+def test_a_channel_before_the_content_stays():
+    text = written(TEMPLATES["gptoss"], THOUGHTFUL)[1]
+    assert text == f"<|channel|>final<|message|>{THOUGHTFUL}<|return|>"
+    channel = TEMPLATE.replace("<|{{ m.role }}|>", "<|{{ m.role }}|>{% if m.role == 'assistant' %}final: {% endif %}")
+    drops = channel.replace("m.content }}", "m.content.split('</think>')[-1].lstrip() }}")
+    assert written(drops, PLAIN) == ("", f"final: {PLAIN}<|end|>\n")
+    assert written(drops, THOUGHTFUL) == ("", f"final: {THOUGHTFUL}<|end|>\n")
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        [THOUGHTFUL, {"role": "user", "content": "2+2?"}, "<think>\nmore\n</think>\n\n4"],
+        [{"role": "assistant", "content": THOUGHTFUL, "tool_calls": [{"name": "add"}]}],
+    ],
+    ids=["several turns", "a tool call"],
+)
+def test_what_cannot_be_shown_whole_is_refused(completion):
+    """Joined without their roles, SFT would study what the user says."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = DROPS
+    turns = [{"role": "assistant", "content": part} if isinstance(part, str) else part for part in completion]
+    with pytest.raises(InputError, match=r"does not show the completion of .* as it would be written: make a row of"):
+        completion_text({"prompt": QUESTION, "completion": turns}, tokenizer)
+
+
 WORDS = st.text(st.characters(exclude_characters="<>"), max_size=20)
 
 
@@ -77,13 +103,13 @@ WORDS = st.text(st.characters(exclude_characters="<>"), max_size=20)
 )
 def test_what_is_written_goes_on_where_the_prompt_ends(thought, content, space, opened):
     for given_content in (f"<think>{space}{thought}</think>{content}", f"{thought}</think>{content}"):
-        turn = opened + thoughts.written_out({"content": given_content}, opened)
+        turn = opened + thoughts.as_completion({"content": given_content}, opened)
         assert turn.count("<think>") == turn.count("</think>") == 1 and turn.startswith("<think>")
         assert after_thinking(turn) == content
         assert turn[len("<think>") :].partition("</think>")[0].strip() == thought.strip()
-    turn = opened + thoughts.written_out({"content": content}, opened)
+    turn = opened + thoughts.as_completion({"content": content}, opened)
     assert thoughts.begins_empty(turn) and after_thinking(turn) == f"\n\n{content}"
-    assert thoughts.written_out({"content": content}, "") == content
+    assert thoughts.as_completion({"content": content}, "") == content
 
 
 def test_a_trainers_rewards_know_that_a_thought_was_open(tmp_path):
@@ -110,6 +136,13 @@ def test_a_trainers_rewards_know_that_a_thought_was_open(tmp_path):
     rewards = trained.rewards_of([trained.train_dataset[0]] * 4, ids)
     assert rewards[:, 0].tolist() == [0.0, 1.0, 0.0, 0.0]
     assert seen == said  # a function of the user's own gets what TRL gives it
+    # What TRL has parsed has its thought no more.
+    parsed = [[{"role": "assistant", "reasoning_content": "hm", "content": "#### 2"}]]
+    asked = {"prompts": [QUESTION], "completions": parsed, "answer": ["2"]}
+    tokenizer.response_template = {"parts": []}
+    assert trained.reward_funcs[0](**asked) == [1.0]
+    tokenizer.response_template = None
+    assert trained.reward_funcs[0](**asked) == [0.0]
     tokenizer.chat_template = TEMPLATE
     assert trained.rewards_of([trained.train_dataset[0]] * 4, ids)[:, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
 
@@ -157,6 +190,14 @@ def test_what_is_only_thought_is_no_answer(task, answer, row):
     for text, good in ((answer, True), (f"<think>{answer}", False), (f"<think>{answer}</think>\n{answer}", True)):
         verdict = found.check(text, row)
         assert (verdict.correct, verdict.well_formed) == (good, good), text
+
+
+def test_steps_and_paths_are_those_of_what_is_said():
+    task = get_task("stories")
+    (row,) = task.generate(1)
+    turn = f"<think>\n#### 3 = 4\n</think>\n\n{row['completion']}"
+    assert task.check(turn, row).correct and task.well_formed(turn) and task.steps_valid(turn, row)
+    assert task.path(turn, row) == task.path(row["completion"], row) is not None
 
 
 def test_reasoning_gym_reads_what_is_said_after_thinking():

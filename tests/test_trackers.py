@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers.integrations import TensorBoardCallback
+
+import toy
+from sasr import InputError
+from sasr.tracking import Trackers
 
 MISSING = "is not installed: pip install 'sasr[trackers]'"
 SMALL = {
@@ -164,3 +169,18 @@ def assert_logged(directory: Path, logs: list[dict], config: dict) -> None:
     for key in ("task", "exam_rows", "gamma", "model_name_or_path", "max_steps"):
         written = yaml.safe_load((directory / "run" / "config.yaml").read_text())
         assert config[key] == written[key], key
+
+
+def test_a_tracker_that_cannot_begin_is_one_line(tmp_path, monkeypatch):
+    """As wandb without a login, after the model was loaded and examined."""
+
+    def begin(self, *arguments, **options):
+        raise ConnectionError("no key\nlog in")
+
+    monkeypatch.setattr(TensorBoardCallback, "on_train_begin", begin)
+    trained = toy.trainer(tmp_path, report_to="tensorboard", max_steps=2, sft_warmup_steps=1)
+    Trackers(trained, {})
+    with pytest.raises(
+        InputError, match=r"report_to: TensorBoardCallback cannot begin: ConnectionError: no key log in"
+    ):
+        trained.train()

@@ -22,6 +22,7 @@ from .exam import examine_rows, merge_records, summarise
 from .exam.engines import TransformersEngine
 from .live import LiveView
 from .metrics import METRICS_FILE, MetricsFile
+from .report.reading import read_json
 from .safeguards import best_checkpoint
 from .schedules import draw
 from .tasks.base import Row, Task
@@ -101,7 +102,7 @@ class Exams:
         self.samples, self.moments, self.split = config.exam_samples, config.exam_at, config.exam_split
         self.every = config.exam_every
         self.path = directory / "exam.json"
-        self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.results: dict[str, Any] = read_json(self.path)
         self.failure: Exception | None = None  # of an exam after a step
 
     def take(self, moment: str | None, trainer: SASRTrainer) -> None:

@@ -89,8 +89,8 @@ class SASRConfig(GRPOConfig):
         share_of (`str`, *optional*, defaults to `"auto"`):
             `"sasr"`, `"cosine"`, `"random"`: what p_sft is SFT's share of: the `"steps"`; their `"seconds"`; or their
             `"flops"`, which do not depend on the machine. SFT steps being cheaper, the last two give it more of the
-            steps, by the mean costs measured so far (see `sasr.step_costs`). `"auto"`: the seconds where they are
-            the budget (`max_seconds`) and p follows a cosine over it (`"cosine"`, `gamma_schedule`), else the steps.
+            steps, by the mean costs measured so far (see `sasr.step_costs`). `"auto"`: the seconds for `"sasr"` with
+            its growing pull where they are the budget (`max_seconds`), else the steps.
         divergence_weight (`float`, *optional*, defaults to `0.0`):
             `"sasr"`: weight w in [0, 1] of the divergence d_t against the gradient norm. 0 is the gradient-norm rule.
         divergence_target (`float`, *optional*, defaults to `0.1`):
@@ -328,6 +328,10 @@ class SASRConfig(GRPOConfig):
             return
         if self.schedule != "random" or self.sft_share != type(self).__dataclass_fields__["sft_share"].default:
             raise InputError("match_run is for schedule random, in place of sft_share: remove one of the settings")
+        if self.share_of not in (step_costs.AUTO, "steps"):
+            raise InputError(
+                f"match_run takes the other run's share of the steps, not of its {self.share_of}: leave share_of out"
+            )
         self.sft_share, self.share_of = sft_share_of(self.match_run), "steps"
 
     @property
@@ -335,9 +339,9 @@ class SASRConfig(GRPOConfig):
         """What `share_of` comes to: a unit of `sasr.step_costs`."""
         if self.share_of != step_costs.AUTO:
             return self.share_of
-        # Such a run is spread over its seconds already. Others take the same steps whatever ends them.
-        spread_out = self.schedule == "cosine" or (self.schedule == "sasr" and self.gamma_schedule == "cosine")
-        return "seconds" if self.max_seconds is not None and spread_out else "steps"
+        # Its pull grows over the seconds already. With a constant one a run takes the same steps whatever ends it.
+        grows = self.schedule == "sasr" and self.gamma_schedule == "cosine"
+        return "seconds" if self.max_seconds is not None and grows else "steps"
 
     def kinds_of_steps(self, schedule: Schedule) -> tuple[bool, bool]:
         """Whether the run can contain (SFT, GRPO) steps, or measure them, and so needs demonstrations, verifiable

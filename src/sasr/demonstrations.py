@@ -51,10 +51,7 @@ def tokenize_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase,
                 **template_kwargs,
             )["input_ids"]
         except TemplateError as error:
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path} refuses a prompt ({' '.join(str(error).split())}): "
-                "change the rows' messages, or the template"
-            ) from error
+            raise refused_by_template(tokenizer, error) from error
     return tokenizer(text=list(prompts))["input_ids"]
 
 
@@ -76,7 +73,7 @@ def tokenize_demonstrations(
         template_kwargs: Passed to the chat template.
 
     Raises:
-        [`InputError`]: For a completion of several turns.
+        [`InputError`]: For a completion of several turns, and for one that the template refuses or does not show.
     """
     if not rows:
         return []
@@ -105,16 +102,37 @@ def completion_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **t
     prompt, completion = remove_none_values([prompt, completion])  # which a dataset fills messages with
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
-    start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **template_kwargs)
-    whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
+
+    def rendered(messages: list[dict[str, Any]], **options: Any) -> str:
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **template_kwargs))
+        except TemplateError as error:
+            raise refused_by_template(tokenizer, error) from error
+
+    start, whole = rendered(prompt, add_generation_prompt=True), rendered([*prompt, *completion])
     opened = thoughts.opened_by(start)
-    if whole.startswith(start) and thoughts.are_told(completion, opened + whole[len(start) :]):
+    if whole.startswith(start) and thoughts.shows_thoughts(completion, opened + whole[len(start) :]):
         return whole[len(start) :]
     # The template opens a thought in the prompt that a finished turn does not have, takes thoughts out of it, or puts
     # an empty one before them: that is for the turns of the past, while this one is to be written by the model.
-    content = "".join(thoughts.written_out(message, opened if i == 0 else "") for i, message in enumerate(completion))
-    plain = [*prompt, {"role": "assistant", "content": _CONTENT}]
-    return content + tokenizer.apply_chat_template(plain, tokenize=False, **template_kwargs).rpartition(_CONTENT)[2]
+    if len(completion) > 1 or completion[0].get("tool_calls"):
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} does not show the completion of {one_line(prompt, 80)} as "
+            "it would be written: make a row of each turn, without tool calls"
+        )
+    before, _, after = rendered([*prompt, {"role": "assistant", "content": _CONTENT}]).rpartition(_CONTENT)
+    # What stands before a content, such as a channel; not an empty thought.
+    before = before[len(start) :] if before.startswith(start) and not opened else ""
+    before = "" if thoughts.begins_empty(before) else before
+    return before + thoughts.as_completion(completion[0], opened) + after
+
+
+def refused_by_template(tokenizer: PreTrainedTokenizerBase, error: TemplateError) -> InputError:
+    """The error of a template that refuses a prompt, in one line."""
+    return InputError(
+        f"the chat template of {tokenizer.name_or_path} refuses a prompt ({' '.join(str(error).split())}): "
+        "change the rows' messages, or the template"
+    )
 
 
 def empty_thought_notes(

@@ -55,10 +55,13 @@ def set_environment(argv: Sequence[str]) -> None:
     such as `HF_HUB_OFFLINE` or `OMP_NUM_THREADS` when they are imported. What is wrong with the file is told later."""
     config, directory = value_of(argv, "--config"), value_of(argv, "--output_dir")
     checkpoint = value_of(argv, "--resume_from_checkpoint")
-    files = [Path(config)] if config else []
+    files = []
     if any(argument.partition("=")[0] == "--resume_from_checkpoint" for argument in argv):
-        files += [Path(directory) / "config.yaml"] if directory else []
-        files += [Path(checkpoint).parent / "config.yaml"] if checkpoint else []
+        files += [Path(directory) / name for name in ("config.yaml", "comparison.yaml")] if directory else []
+        # Without a value another flag may follow.
+        named = checkpoint and not checkpoint.startswith("--") and checkpoint.lower() != "true"
+        files += [Path(str(checkpoint)).parent / "config.yaml"] if named else []
+    files += [Path(config)] if config else []  # last: it overrides what the run has
     for file in files:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -154,6 +154,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     checkpoints.publish(staging / name, run_dir / name)
+                    checkpoints.date_last(run_dir / name)
                 if self.state.best_model_checkpoint == str(staging / name):
                     self.state.best_model_checkpoint = str(run_dir / name)
             except BaseException:

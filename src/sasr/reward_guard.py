@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from trl.trainer.utils import is_async_callable
+from trl.trainer.utils import is_async_callable, remove_none_values
 
 from . import thoughts
 from .errors import InputError
@@ -88,15 +88,12 @@ class RewardGuard:
 
     def _guarded(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         limit = self.trainer.args.reward_timeout
-        whole_turns = getattr(function, "whole_turns", False)
 
         @functools.wraps(function, updated=())
         def call(*, completions: list, **columns: Any) -> list[float | None]:
-            if whole_turns:
-                trainer = self.trainer
-                prompts, template = columns["prompts"], trainer.chat_template_kwargs
-                completions = thoughts.whole_turns(prompts, completions, trainer._tokenizer, **template)
             with self._noting(name) as outcome, within(limit):
+                if getattr(function, "reads_opened_thought", False):
+                    completions = self._with_opened_thought(columns["prompts"], completions)
                 given = function(completions=completions, **columns)
                 outcome.values = self._numbers(function, given, len(completions), name)
             return outcome.values or [_FAILED] * len(completions)
@@ -109,6 +106,15 @@ class RewardGuard:
             return outcome.values or [_FAILED] * len(completions)
 
         return call_async if is_async_callable(function) else call
+
+    def _with_opened_thought(self, prompts: list, completions: list) -> list:
+        trainer = self.trainer
+        parsers = (getattr(trainer._tokenizer, name, None) for name in ("response_template", "response_schema"))
+        if any(parsers) and not isinstance(completions[0], str):
+            return completions  # TRL has taken the thought out already, also one that was cut off
+        # A dataset gives each message the keys of all.
+        template, given = trainer.chat_template_kwargs, remove_none_values(list(prompts))
+        return thoughts.with_opened_thought(given, completions, trainer._tokenizer, **template)
 
     def _noting(self, name: str) -> _Outcome:
         return _Outcome(name, self._reasons, self.trainer.args.reward_timeout)

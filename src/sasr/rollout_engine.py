@@ -36,11 +36,16 @@ def check_rollout_engine(args: SASRConfig, say: Callable[[str], None], is_main: 
     """
     if not args.use_vllm:
         return
-    if find_spec("vllm") is None:
-        raise InputError("use_vllm: vLLM is not installed: pip install vllm, or leave use_vllm out")
+    check_installed()
     check_device(args)
     if args.vllm_mode == "server" and is_main:
         check_server(args, say)
+
+
+def check_installed() -> None:
+    """Raise `InputError` if there is no vLLM."""
+    if find_spec("vllm") is None:
+        raise InputError("use_vllm: vLLM is not installed: pip install vllm, or leave use_vllm out")
 
 
 def check_device(args: SASRConfig) -> None:

@@ -84,15 +84,10 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     # Everything that can be wrong, cheapest first, before the model.
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
-    if args.save_only_model:
-        raise InputError(
-            "save_only_model: a run cannot go on from such checkpoints; leave it out, or set save_strategy no"
-        )
-    if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
-        raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
-    quantised.check_training(settings.model, args)
+    name = check_without_model(settings, resumed=checkpoint is not None)
     quantization = quantised.config_of(vars(settings.model), quantised.compute_dtype(args.bf16, args.fp16))
     if checkpoint is not None:
+        template_date.take_over(settings, checkpoint)
         facts = {"world_size": args.world_size, "depends_on_length": depends_on_length(args, args.build_schedule())}
         facts |= quantised.facts(quantization)
         checkpoints.check_same_run(checkpoint, checkpoints.fingerprint(args.to_dict(), **facts))
@@ -112,19 +107,8 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
         lock = until_the_end.enter_context(reserved(directory))
         if fresh:
             check_free(directory)
-    name = settings.model.model_name_or_path
-    if name is None:
-        raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
-    check_model(name)
-    if others := ", ".join(key for key in args.model_init_kwargs or {} if key != "token"):
-        raise InputError(
-            f"model_init_kwargs: {others} would be for the reference model alone: set dtype, attn_implementation or "
-            "model_revision, which are for the policy too"
-        )
     if is_main():
         setting_checks.check_hub(args)
-    if is_adapter(expand(name)):
-        raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     check_rollout_engine(args, say, is_main())
     before = donor or checkpoint
     earlier = before.parent if before is not None else directory if again else None
@@ -135,7 +119,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     studied = trained_on.digests([*train_rows, *(row for row in demonstration_rows if row.get("completion"))])
     options = tokenizer_options(name, task, settings)
     tokenizer = load_tokenizer(name, **options)
-    if checkpoint is None:
+    if checkpoint is None and donor is None:
         notes += template_date.fix(settings, tokenizer)
     train_rows, demonstration_rows, exam_rows = (
         for_model(rows, name, tokenizer.chat_template is not None)
@@ -264,6 +248,30 @@ def tokenizer_options(name: str, task: Task, settings: Settings) -> dict[str, An
     }
 
 
+def check_without_model(settings: Settings, resumed: bool = False) -> str:
+    """Raise `InputError` for settings that a run from the command line cannot have, as far as its data, its model and
+    other machines need not be asked. Returns the name of the model."""
+    args, name = settings.training, settings.model.model_name_or_path
+    quantised.check_training(settings.model, args)
+    if name is None:
+        raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
+    check_model(name)
+    if is_adapter(expand(name)):
+        raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
+    if args.save_only_model and args.save_strategy != "no":
+        raise InputError(
+            "save_only_model: a run cannot go on from such checkpoints; leave it out, or set save_strategy no"
+        )
+    if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
+        raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
+    others = ", ".join(key for key in args.model_init_kwargs or {} if key != "token")
+    if others and not resumed:  # earlier versions took it
+        raise InputError(
+            f"model_init_kwargs: {others} would not be for the policy: set dtype, attn_implementation or model_revision"
+        )
+    return name
+
+
 def check_reward_weights(task: Task, settings: Settings) -> None:
     """Raise `InputError` if there are more or fewer weights than rewards. The default ones are those of the built-in
     tasks: a task with other rewards gets none, so that all count 1."""
@@ -356,7 +364,10 @@ def config_values(settings: Settings) -> dict[str, Any]:
     for key in ("output_dir", "resume_from_checkpoint", "match_run"):
         values.pop(key, None)
     for key in ("data", "demonstrations", "exam_data", "model_name_or_path", "warmup_from"):
-        if values.get(key) and Path(str(values[key])).exists():
+        path, colon, part = str(values.get(key) or "").partition(":")  # a folder may have configurations
+        if colon and Path(path).is_dir():
+            values[key] = f"{Path(path).resolve()}:{part}"
+        elif values.get(key) and Path(str(values[key])).exists():
             values[key] = str(Path(str(values[key])).resolve())
     return {k: _plain(v) for k, v in without_hub_tokens(values).items() if v is not None}
 

@@ -69,7 +69,7 @@ class Selection:
         failed_at (`dict[int, int]`): Indices of the demonstrations of failed questions that wait, each with the step in
             which it failed last: the state.
         asked (`list[int]`): Rows asked in the current rollouts, one per group, in the global order.
-        asked_before (`list[int]`): Those before them in the same step, where flat groups are replaced.
+        asked_before (`list[int]`): Those before them in the same generation, where flat groups are replaced.
         outcomes (`list[float | None]`): Share of correct rollouts, among those that could be judged, of each question
             of the last generation; `None` where none could.
     """
@@ -310,7 +310,7 @@ def check_study(args: Any, schedule: Any) -> None:
 
 
 def check_queue(args: Any, answering: int) -> None:
-    """Raise `InputError` if the demonstrations that answer questions are too few to ever fill the queue of `relift`."""
+    """Raise `InputError` if fewer demonstrations answer questions than `relift` waits for: it would never study."""
     batch = args.per_device_sft_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.schedule == "relift" and answering < batch:
         raise InputError(

@@ -10,10 +10,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from transformers import PreTrainedTokenizerBase
 
 from . import checkpoints
 from .parsing import Settings
+from .run_directory import CONFIG_FILE
 
 if TYPE_CHECKING:
     from .config import SASRConfig
@@ -45,3 +47,12 @@ def _set(settings: Settings, value: str) -> None:
     args: SASRConfig = settings.training
     args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), _VARIABLE: value}
     settings.given["chat_template_kwargs"] = args.chat_template_kwargs
+
+
+def date_of(run: Path) -> dict[str, str]:
+    """The variable by which a run's template was given a date, from `config.yaml`; nothing where it was not."""
+    try:
+        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        return {_VARIABLE: str(config["chat_template_kwargs"][_VARIABLE])}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return {}

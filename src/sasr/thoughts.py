@@ -35,7 +35,7 @@ def opened_in(prompt: Any, tokenizer: PreTrainedTokenizerBase, **template_kwargs
     return opened_by(str(text))
 
 
-def whole_turns(
+def with_opened_thought(
     prompts: Sequence[Any], completions: Sequence[Any], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any
 ) -> list[Any]:
     """Completions, text or messages, with the `<think>` that their prompts opened: a verifier that reads them knows
@@ -65,7 +65,7 @@ def thought_of(message: Mapping[str, Any]) -> str:
     return thought.strip()
 
 
-def are_told(messages: Sequence[Mapping[str, Any]], turn: str) -> bool:
+def shows_thoughts(messages: Sequence[Mapping[str, Any]], turn: str) -> bool:
     """Whether a whole turn has the thoughts of these messages."""
     found = [thought for thought in map(thought_of, messages) if thought]
     return all(thought in turn for thought in found) and not (found and begins_empty(turn))
@@ -76,7 +76,7 @@ def begins_empty(turn: str) -> bool:
     return _BEGINS_EMPTY.match(turn) is not None
 
 
-def written_out(message: Mapping[str, Any], opened: str) -> str:
+def as_completion(message: Mapping[str, Any], opened: str) -> str:
     """A message's thought and content as a completion of a prompt that ends with `opened`. Where that opens a thought
     and the message has none, it is empty."""
     content = str(message.get("content") or "")

@@ -48,7 +48,7 @@ from .rollouts import ObservedGRPOTrainer
 from .schedules import GRPO_STEP, Schedule, StepPlan, decide
 from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, check_queue, divide
 from .sft_loss import sft_loss
-from .step_costs import StepCosts
+from .step_costs import AUTO, StepCosts
 from .step_metrics import finish_step
 from .streams import RowStream
 from .watch import Watch
@@ -121,7 +121,9 @@ class SASRTrainer(ObservedGRPOTrainer):
         # Now: DeepSpeed and FSDP change the model in place, to another dtype and to parts of its weights.
         self._model_facts = checkpoints.model_facts(self.accelerator.unwrap_model(self.model))
         self.work = Work(self.accelerator.unwrap_model(self.model), args.steps_per_generation)
-        self.costs = StepCosts(args.share_unit)
+        # What is said of schedules by name does not count for an object that takes their place.
+        own = schedule is not None and args.share_of == AUTO
+        self.costs = StepCosts("steps" if own else args.share_unit)
         self.budget = Budget(self)
         self.before_step = step_state.BeforeStep(self)
         self.ahead = RolloutsAhead(self)
@@ -358,6 +360,7 @@ class SASRTrainer(ObservedGRPOTrainer):
             facts = {
                 "world_size": self.args.world_size,
                 "depends_on_length": depends_on_length(self.args, self.schedule),
+                "share_of": self.costs.unit,
                 "rule": f"{type(self.schedule).__qualname__} {_settings_of(self.schedule)}",
                 "data": checkpoints.digest_rows([*self.train_dataset, *ids]),
                 **self._model_facts,

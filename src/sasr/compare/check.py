@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from sasr.checkpoints import digest_rows
+from sasr.checkpoints import comparable, digest_rows, fingerprint
 from sasr.config import SASRConfig
 from sasr.errors import InputError
-from sasr.models import check_model
-from sasr.parsing import Parser, Settings, check_values, parse
+from sasr.parsing import Parser, Settings, check_values, parse, read_recipe
+from sasr.rollout_engine import check_device, check_installed
 from sasr.rows import RowReader, collect_rows, overlap_notes
-from sasr.run import check_reward_weights
-from sasr.run_directory import check_free
+from sasr.run import check_reward_weights, check_without_model
+from sasr.run_directory import CONFIG_FILE, check_free
 from sasr.tasks import get_task
 from sasr.tasks.base import Task
 
+from .measures import has_begun
 from .plan import Comparison, Method, Run, differences, with_additions
 
 COMPARISON_FILE = "comparison.yaml"
@@ -81,9 +83,12 @@ def _check_run(comparison: Comparison, method: Method, run: Run, asked: dict[str
         raise InputError("a comparison counts the steps of each kind in the metrics: give --logging_steps 1")
     if jobs > 1 and args.use_vllm and args.vllm_mode == "server":
         raise InputError("vllm_mode server: a server has the weights of one run at a time: give --jobs 1")
-    if settings.model.model_name_or_path is None:
-        raise InputError("no model: set model_name_or_path to a hub name, a directory, a GGUF file or tiny-llama")
-    check_model(settings.model.model_name_or_path)
+    if args.push_to_hub:
+        raise InputError("push_to_hub: all runs would be pushed to one place: leave it out, and push the one you keep")
+    check_without_model(settings)
+    if args.use_vllm:
+        check_installed()
+        check_device(args)
     # Reading rows takes time: once for all that read the same, and keep as many demonstrations from SFT.
     kept = (args.held_out_demonstrations,) if args.held_out_demonstrations else ()
     alike = repr((settings.task, kinds, *kept))
@@ -120,6 +125,33 @@ def check_directory(directory: Path, comparison: Comparison) -> None:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         shown = "; ".join(found[:3])
         raise InputError(f"{directory} holds another comparison ({shown}{more}): choose another output_dir")
+
+
+def check_earlier_runs(directory: Path, comparison: Comparison) -> None:
+    """Raise `InputError` if runs of a method that have begun were made with other settings than those to come, which no
+    comparison of `comparison.yaml` shows: it was changed by hand, or a default is another since."""
+    for method, run in comparison.samples_of_settings():
+        begun = next((p for p in comparison.final_paths(method).values() if has_begun(directory / p)), None)
+        config = None if begun is None else directory / begun / CONFIG_FILE
+        if config is None or not config.is_file():
+            continue
+        # What a run has of its own: a tuned value may be another one's.
+        own = {"seed", "warmup_from", "sft_share", *run.point}
+        then, now = _facts(read_recipe(str(config)), own), _facts(run.settings, own)
+        shown = "; ".join(differences(then, now))
+        if shown:
+            raise InputError(
+                f"{directory}: runs of method {method.name} were made with other settings ({shown[:200]}): set them as "
+                f"they were, in its {COMPARISON_FILE} if need be, or choose another output_dir"
+            )
+
+
+def _facts(values: Mapping[str, Any], own: set[str]) -> dict[str, Any]:
+    """What these settings come to, but for those of `own` and the date of a chat template."""
+    settings = parse(["--output_dir", "unused"], defaults=dict(values))
+    facts = {k: v for k, v in comparable(fingerprint(settings.training.to_dict())).items() if k not in own}
+    kwargs = {k: v for k, v in (facts.pop("chat_template_kwargs", None) or {}).items() if k != "date_string"}
+    return json.loads(json.dumps({**facts, "chat_template_kwargs": kwargs}, default=str))
 
 
 def with_earlier_rows(directory: Path, digests: dict[str, str]) -> str:

@@ -67,6 +67,8 @@ def compare(argv: list[str]) -> int:
     if named:
         check.check_directory(Path(named), comparison)
     digests, told = check.check_runs(comparison, jobs)
+    if named:
+        check.check_earlier_runs(Path(named), comparison)
     directory = Path(named) if named else _new_directory(name)
     rows = check.with_earlier_rows(directory, digests)
     from sasr.checkpoints import write_atomically
@@ -123,7 +125,10 @@ def _settings(argv: list[str]) -> dict[str, Any]:
         known = [option for action in parser._actions for option in action.option_strings]
         ours = [f"--{name}" for name in ("config", "methods", "seeds", "budget", "baseline", "jobs", "output_dir")]
         raise InputError(f"unknown argument {flag}{did_you_mean(flag, [*ours, *known])}")
-    return vars(namespace)
+    found = vars(namespace)
+    if isinstance(found.get("report_to"), list) and len(found["report_to"]) == 1:
+        found["report_to"] = found["report_to"][0]  # as comparisons of earlier versions have it
+    return found
 
 
 def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[str, Any], str, str]:

@@ -40,8 +40,11 @@ def has_begun(where: Path) -> bool:
 def _has_final_exam(where: Path) -> bool:
     try:
         return "final" in json.loads((where / "exam.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except (OSError, ValueError, TypeError):
+        # What is there is not to be taken for nothing, and trained anew: reading the figures says what is wrong.
+        return last_checkpoint(where) is None
 
 
 def last_step(where: Path) -> int | None:

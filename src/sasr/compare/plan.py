@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sasr.checkpoints import AFTER_WARMUP
+from sasr.runs.state import OUT_OF_REACH
 from sasr.schedules import settings_of_other_schedules
 
 Values = dict[str, Any]
 BUDGETS = {"steps": "max_steps", "seconds": "max_seconds", "rollout_tokens": "max_rollout_tokens"}
-# A budget other than steps ends the run; this only has to be out of its reach.
-_STEPS_OUT_OF_REACH = 1_000_000
 # Settings that compare gives to each run by itself, beside those of AFTER_WARMUP, and that no warm-up depends on.
 _BY_RUN = {
     "schedule", "max_steps", "max_seconds", "max_rollout_tokens", "exam_at", "exam_every", "exam_split", "exam_samples",
@@ -31,7 +30,7 @@ class Budget:
     amount: float
 
     def settings(self) -> Values:
-        steps = self.amount if self.kind == "steps" else _STEPS_OUT_OF_REACH
+        steps = self.amount if self.kind == "steps" else OUT_OF_REACH
         return {"max_steps": steps, BUDGETS[self.kind]: self.amount}
 
     def __str__(self) -> str:
@@ -196,6 +195,8 @@ class Comparison:
         if method.match:
             shared.pop("sft_share", None)
         ours = {"schedule": method.schedule, "seed": seed, "exam_at": ["final"], "exam_split": split}
+        if method.match:
+            ours["share_of"] = "steps"  # what is measured of the other run
         return {**shared, **method.settings, **point, **ours, **self.budget.settings()}
 
     def _add(self, runs: dict[str, Run], run: Run) -> None:

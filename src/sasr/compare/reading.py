@@ -124,8 +124,9 @@ def _method(name: str, own: Values, seeds: tuple[int, ...], grid: dict[str, list
         raise unknown("schedule" if schedule != name else "method", schedule, SCHEDULES, "a name with its schedule")
     seeds = seeds_of(own.pop("seeds"), f"{where}: seeds") if "seeds" in own else seeds
     own_grid = _grid(own.pop("tune"), f"{where}: tune") if "tune" in own else None
-    if match is not None and "sft_share" in own:
-        raise InputError(f"{where}: it has the share of SFT of {match}: remove sft_share")
+    for setting in ("sft_share", "share_of"):
+        if match is not None and setting in own:
+            raise InputError(f"{where}: it has the share of SFT of {match}, of its steps: remove {setting}")
     if match is not None and own_grid:
         raise InputError(f"{where}: it takes what is tuned for {match}, whose share it matches: remove tune")
     if own_grid is None:

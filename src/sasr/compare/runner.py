@@ -29,7 +29,7 @@ from sasr.errors import InputError
 from sasr.live import format_duration
 from sasr.redaction import hub_tokens
 
-from . import report, tuning
+from . import report, starting, tuning
 from .check import plain
 from .measures import Measures, is_finished, last_step, measure, pass_at_1, spent
 from .pace import AtWork, Pace
@@ -217,8 +217,8 @@ class Runner:
             command.append("--resume_from_checkpoint")
             values, first = hub_tokens(run.settings), step_of(checkpoint)  # its config.yaml leaves them out
         else:
-            self._clear(where)
-            values = self._recipe(run)
+            starting.clear(self.directory, run)
+            values = starting.recipe_of(run, self.directory, self.measured, self.runs, bool(self.devices))
             first = int(run.settings["sft_warmup_steps"]) if run.warmup is not None else 0
         if values:
             recipe = log.with_name(log.name.removesuffix(".log") + ".yaml")
@@ -237,30 +237,12 @@ class Runner:
             )
         return _Child(run, process, slot, log, start, checkpoint is None, time.monotonic(), first)
 
-    def _recipe(self, run: Run) -> Values:
-        recipe = dict(run.settings)
-        if run.warmup is not None:
-            recipe["warmup_from"] = str((self.directory / run.warmup).resolve())
-        if run.match is not None:
-            share = self.measured[run.match]["sft_share"]
-            if share is None:
-                raise InputError(f"{run.match} has no step after the warm-up whose share of SFT {run.path} could take")
-            recipe["sft_share"] = share
-        return recipe
-
     def _environment(self, slot: int) -> dict[str, str]:
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.jobs)))
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return environment
-
-    def _clear(self, where: Path) -> None:
-        """Remove what a run left that ended before its first checkpoint."""
-        if where.is_symlink() or not where.resolve().is_relative_to(self.directory.resolve()):
-            raise InputError(f"{where} is not inside {self.directory}: remove the link")
-        if where.exists():
-            shutil.rmtree(where)
 
     def _reap(self, stopping: bool) -> bool:
         ended = [child for child in self._children if child.process.poll() is not None]
@@ -281,7 +263,8 @@ class Runner:
         elif stopping and code in (143, 130, -signal.SIGTERM, -signal.SIGKILL):
             self.status[run.path] = "stopped"
         else:
-            self.status[run.path] = f"failed: {_why(child)} (see {_LOGS}/{run.path}.log)"
+            why = starting.why(child.log, child.log_start, code)
+            self.status[run.path] = f"failed: {why} (see {_LOGS}/{run.path}.log)"
             if code not in _SIGNALS:  # whoever ended it did not mean that it cannot be trained
                 self.failed[run.path] = spent(self.directory, run)
         if self.status[run.path].startswith("failed"):
@@ -384,17 +367,3 @@ def lock(directory: Path) -> Any:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _why(child: _Child) -> str:
-    """The line of the log that says most, or how the process ended."""
-    with open(child.log, "rb") as file:
-        file.seek(child.log_start)
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    ours = [line.removeprefix("sasr: error: ") for line in lines if line.startswith("sasr: error: ")]
-    code = child.process.returncode
-    if ours:
-        return ours[-1][:300]
-    if code < 0:
-        return f"ended by signal {-code}" + (", perhaps for lack of memory" if code == -signal.SIGKILL else "")
-    return (lines[-1] if lines else f"exit status {code}")[:300]

@@ -103,8 +103,6 @@ def _run(request: Request, directory: Path, again: str) -> None:
     reader = RowReader(task, request.bad_rows)
     rows = exam_rows(task, request, reader)
     notes = reader.notes()
-    # Columns of these names would be taken for the marks of rows that are perturbed here.
-    rows = [{key: value for key, value in row.items() if key not in ("perturbation", "original")} for row in rows]
     if request.perturb:
         if "all" in request.perturb and not task.perturbations():
             raise InputError(f"task {task.name} knows no perturbation: leave --perturb out")

@@ -28,7 +28,7 @@ from sasr.exam.passk import pass_at_k, proportion_interval
 from sasr.tasks.base import Row, Task, Verdict
 from sasr.tasks.judging import judge_all
 from sasr.tasks.text import one_line
-from sasr.thoughts import whole_turns
+from sasr.thoughts import with_opened_thought
 
 Record = dict[str, Any]
 
@@ -180,7 +180,7 @@ def examine_rows(
         flat = [ids for of_row in completion_ids for ids in of_row]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
         asked = [row for row in rows for _ in range(1 + samples)]
-        turns = whole_turns([row["prompt"] for row in asked], texts, tokenizer, **template)
+        turns = with_opened_thought([row["prompt"] for row in asked], texts, tokenizer, **template)
         verdicts = judge_all(task, turns, asked)
     step = 1 + samples
     judged = [

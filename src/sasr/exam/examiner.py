@@ -11,6 +11,7 @@ from sasr.exam import measures
 from sasr.exam.engines import Engine
 from sasr.exam.exam import examine_rows, summarise
 from sasr.exam.generation import eos_ids_of
+from sasr.exam.questions import PERTURBED
 from sasr.exam.request import Request
 from sasr.exam.scoring import mean_per_token, nll_per_token, score
 from sasr.exam.store import block_seed
@@ -92,7 +93,7 @@ class Examiner:
         if request.scores:
             self._add_scores(records)
         for row, record in zip(rows, records, strict=True):
-            record.update({name: row[name] for name in ("perturbation", "original") if name in row})
+            record.update(row.get(PERTURBED, {}))
         return records
 
     def figures(self, records: Sequence[Record], seconds: float) -> dict[str, Any]:

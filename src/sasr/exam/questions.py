@@ -17,6 +17,7 @@ from sasr.tasks.perturb import those_that_fit
 from sasr.tasks.text import one_line
 from sasr.trained_on import without_studied
 
+PERTURBED = "sasr_perturbed"  # no column of the user's own: those may be called perturbation, or original
 _GENERATED = 10  # rows for each one that is wanted, where only those of some difficulties are
 
 
@@ -62,9 +63,9 @@ def _of_difficulty(rows: list[tuple[str, Row]], wanted: Sequence[str]) -> list[t
 def perturbed_rows(
     task: Task, rows: list[Row], kinds: Sequence[str], say: Callable[[str], None] = lambda text: None
 ) -> list[Row]:
-    """The rows perturbed by each kind in turn (`all`: by every kind of the task): `perturbation` names the kind, and
-    `original` is the place in `rows` of the row it was made from. A row that a kind does not fit is left out; `say` is
-    told of a kind that fits none. Raises `InputError` where no kind fits any."""
+    """The rows perturbed by each kind in turn (`all`: by every kind of the task). In `PERTURBED` `perturbation` names
+    the kind, and `original` is the place in `rows` of the row it was made from. A row that a kind does not fit is left
+    out; `say` is told of a kind that fits none. Raises `InputError` where no kind fits any."""
     place = {id(row): i for i, row in enumerate(rows)}
     wanted = task.perturbations() if "all" in kinds else kinds
     found = {kind: those_that_fit(task, rows, kind) for kind in wanted}
@@ -74,7 +75,7 @@ def perturbed_rows(
     if missing:
         say(f"note: none of the {len(rows)} rows can be perturbed by {missing}")
     return [
-        {**changed, "perturbation": kind, "original": place[id(original)]}
+        {**changed, PERTURBED: {"perturbation": kind, "original": place[id(original)]}}
         for kind, pairs in found.items()
         for original, changed in pairs
     ]

@@ -15,7 +15,16 @@ from sasr.metrics import METRICS_FILE, read_totals
 from sasr.report import examined
 from sasr.report.document import number
 from sasr.report.reading import find_kind, read_json, read_yaml
-from sasr.runs.state import CONFIG_HEAD, State, comparison_state, exam_state, resume_command, run_state, total_seconds
+from sasr.runs.state import (
+    CONFIG_HEAD,
+    OUT_OF_REACH,
+    State,
+    comparison_state,
+    exam_state,
+    resume_command,
+    run_state,
+    total_seconds,
+)
 
 Entry = dict[str, Any]
 _DEPTH = 4  # folders of folders; deeper ones belong to something else
@@ -109,7 +118,7 @@ def _run(directory: Path) -> Entry:
         **_about(config.get("task"), config.get("model_name_or_path"), config.get("schedule")),
         **_state(state, resume_command("train", directory) if resumable else None),
         "steps": step,
-        "max_steps": int(max_steps) if max_steps and max_steps > 0 else None,
+        "max_steps": int(max_steps) if max_steps and 0 < max_steps < OUT_OF_REACH else None,
         "best": _score(exams, examined.best(exams)),
         "last": _score(exams, next(reversed(list(exams)), None)),
         "sft_share": share,

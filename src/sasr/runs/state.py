@@ -12,6 +12,8 @@ from sasr import locks
 from sasr.report.document import number
 
 CONFIG_HEAD = "# sasr "  # of a config.yaml: the command, as a comment
+# The max_steps of a run in a comparison that another budget ends.
+OUT_OF_REACH = 1_000_000
 SAVED_MODEL = ("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
 
 
@@ -40,7 +42,7 @@ def run_state(directory: Path, step: int, config: Mapping[str, Any], exams: Mapp
     max_steps = number(config.get("max_steps"))
     if max_steps is not None and max_steps <= 0:  # -1: as many as the epochs have
         max_steps = None
-    of = f" of {max_steps:.0f}" if max_steps and max_steps < 1e6 else ""
+    of = f" of {max_steps:.0f}" if max_steps and max_steps < OUT_OF_REACH else ""
     if locks.is_held(directory):
         return State("running", f"running, step {step}{of}")
     outcome = locks.outcome(directory)

@@ -70,7 +70,7 @@ class Sasr:
         measured = signals.carry_over is not None
         carry_over = 1.0 if signals.carry_over is None else signals.carry_over
         c = cosine_share(signals) if self.gamma_schedule == "cosine" else 0.5
-        if math.isinf(s):
+        if math.isinf(s) or (warmup == 0 and w < 1 and self.gamma_schedule == "cosine"):
             # A warm-up that ended at a zero gradient. The limit of s / (s + gamma) is 1; the cosine, which takes a run
             # to GRPO from whatever warm-up it had, goes on alone.
             return carry_over * (c if self.gamma_schedule == "cosine" else 1.0)

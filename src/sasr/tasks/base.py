@@ -167,7 +167,7 @@ class _Judged:
 
 class _Correctness:
     __name__ = "correctness"
-    whole_turns = True  # reads the thought that the prompt opened as one
+    reads_opened_thought = True  # completions begin with the `<think>` that ended their prompts
     judges = True  # no other reward can make up for one that it does not give
 
     def __init__(self, judged: _Judged):
@@ -182,7 +182,7 @@ class _Correctness:
 
 class _Format:
     __name__ = "format"
-    whole_turns = True
+    reads_opened_thought = True
 
     def __init__(self, judged: _Judged):
         self.judged = judged

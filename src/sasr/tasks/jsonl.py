@@ -68,6 +68,8 @@ _SECOND_THOUGHTS = re.compile(
     re.IGNORECASE,
 )
 
+_COLUMNS = ("prompt", "completion", "answer", "difficulty")
+
 
 class JsonlTask(Task):
     """Rows with `prompt` (text or a list of messages) and, optionally, `completion` and `answer`; other columns are
@@ -81,23 +83,23 @@ class JsonlTask(Task):
     """
 
     name: ClassVar[str] = "jsonl"
-    fields: Mapping[str, str] = {name: name for name in ("prompt", "completion", "answer", "difficulty")}
+    _fields: Mapping[str, str] = {name: name for name in _COLUMNS}
 
     def __init__(
         self, prompt: str = "prompt", completion: str = "completion", answer: str = "answer",
         difficulty: str = "difficulty",
     ):  # fmt: skip
-        self.fields = {"prompt": prompt, "completion": completion, "answer": answer, "difficulty": difficulty}
-        for column, name in self.fields.items():
+        self._fields = dict(zip(_COLUMNS, (prompt, completion, answer, difficulty), strict=True))
+        for column, name in self._fields.items():
             if not isinstance(name, str) or not name:
                 raise InputError(f"task jsonl: {column} is {name!r}, but it must be the name of a field")
 
     def to_row(self, record: Mapping[str, Any]) -> Row:
-        record = self._renamed(record)
+        given, record = record, self._renamed(record)
         prompt, completion = record.get("prompt"), record.get("completion")
         if prompt is None:
-            have = ", ".join(str(key) for key in record) or "none"
-            wanted = self.fields["prompt"]
+            have = ", ".join(str(key) for key in given) or "none"
+            wanted = self._fields["prompt"]
             raise InputError(
                 f"record has no field {wanted!r} (its fields: {one_line(have)}); add it, or name another in "
                 'task_options: {"prompt": "question"}'
@@ -121,11 +123,14 @@ class JsonlTask(Task):
         return {**record, **own}
 
     def _renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The record with the fields that are ours by our names. One of these names that another field has in our place
-        is not ours, and left out."""
-        ours = {name: column for column, name in self.fields.items()}
-        kept = {key: value for key, value in record.items() if key in ours or key not in self.fields}
-        return {ours.get(key, key): value for key, value in kept.items()}
+        """The record with our columns by our names. A field with one of these names that was named for another column
+        is that one's alone."""
+        named = {name for column, name in self._fields.items() if name != column}
+        ours = {
+            column: None if name == column and name in named else record.get(name)
+            for column, name in self._fields.items()
+        }
+        return {**{k: v for k, v in record.items() if k not in _COLUMNS and k not in named}, **ours}
 
     def check(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         expected = row.get("answer")

@@ -102,7 +102,9 @@ class KnightsKnavesTask(Task):
             return None
         step = re.compile(_STEP.format(people="|".join(people)), re.IGNORECASE)
         # A role counts where it begins a clause; what somebody claims about another is no deduction.
-        text = " ".join(_MARK.split(completion)[0].replace("*", "").split())
+        said = after_thinking(completion)
+        # A model that thinks deduces in its thought, and may say the conclusion alone.
+        text = " ".join(_MARK.split(said if step.search(said) else completion)[0].replace("*", "").split())
         clauses = (step.match(clause) for clause in re.split(r"(?<=[.,;:!?]) ", text))
         return tuple(_deduction(found) for found in clauses if found) or None
 

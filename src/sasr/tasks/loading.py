@@ -204,7 +204,8 @@ def _dataset_records(task: Task, source: str, split: str) -> Iterator[tuple[str,
         if folder:
             raise InputError(
                 f"{source}: is a folder that datasets cannot load (configuration {config_name}, split {its_split}): "
-                f"{why}; name its files, for example {os.path.join(name, '*.jsonl')}"
+                f"{why}; name its files, for example {os.path.join(name, '*.jsonl')}, or what to take of it, "
+                f"{name}:config:split"
             ) from error
         raise InputError(
             f"data '{source}': cannot load it from the Hub (configuration {config_name}, split {its_split}): {why}; "

@@ -125,13 +125,13 @@ class StoriesTask(Task):
     def path(self, completion: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
         """The multiset of steps, each with the operands of a sum or product sorted. Their order shows in the numbers:
         each step starts from the result of the one before."""
-        steps = _STEP.findall(_compact(completion).partition(MARK)[0])
+        steps = _STEP.findall(_compact(after_thinking(completion)).partition(MARK)[0])
         return tuple(sorted(sorted_step(*step) for step in steps)) or None
 
     def steps_valid(self, completion: str, row: Mapping[str, Any]) -> bool:
         """Whether the completion is well-formed and every step that it writes is true, starts from the result of the
         step before, and leads to the final answer. A right answer without this is right for the wrong reason."""
-        text = _compact(completion)
+        text = _compact(after_thinking(completion))
         solution = _SOLUTION.fullmatch(text)
         if solution is None:
             return False

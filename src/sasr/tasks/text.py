@@ -113,7 +113,7 @@ def without_currency(text: str) -> str:
 
 def after_thinking(completion: str) -> str:
     """What a completion says after its last thought; nothing if that is not closed, as when it is cut at the limit. A
-    thought that the prompt has opened is to be opened in the completion too (`sasr.thoughts.whole_turns`)."""
+    thought that the prompt has opened is to be opened in the completion too (`sasr.thoughts.with_opened_thought`)."""
     said = completion.rpartition(CLOSE)[2]
     return "" if OPEN in said else said
 
