@@ -173,6 +173,19 @@ def test_kk_tolerates(conclusion):
     assert verdict.correct and not verdict.well_formed
 
 
+def test_kk_names_in_other_letters():
+    """The same on paper: accents in two forms, the quotes of a typesetter, what has no width."""
+    task = KnightsKnavesTask()
+    row = task.to_row({**KK, "names": ["Zo\u00e9", "O'Neill", "Mason"]})
+    text = "Zoe\u0301 is a knave\nO\u2019Neill is a knight\u200b\nMason is a knight"
+    assert task.check("CONCLUSION:\n" + text, row).correct
+    assert not task.check("CONCLUSION:\n" + text.replace("e\u0301", "e"), row).correct
+    assert task.path("Zoe\u0301 cannot be a knight. So O\u2019Neill is a knight.\nCONCLUSION:\n" + text, row) == (
+        "zo\u00e9!=knight",
+        "o'neill=knight",
+    )
+
+
 @pytest.mark.parametrize(
     "conclusion",
     [

@@ -93,6 +93,11 @@ def test_numbers_are_exact():
         ("5 + x", None),
         ("5 - a half", None),
         ("5 timestamps", 5),
+        ("10 times", 10),
+        ("10 times.", 10),
+        ("5 times x", None),
+        ("5 times (x)", None),
+        ("5times", None),
         ("3 ½", None),
         ("3 and a half hours", None),
         ("3 and two thirds", None),
@@ -135,8 +140,15 @@ def test_keep_last_boxed():
     assert parsers.keep_last_boxed("\\boxed{" * deep + "1" + "}" * deep + r"\boxed{2}") == r"1\boxed{2}"
 
 
+def test_unified():
+    assert parsers.unified("cafe\u0301 \u201cd\u2019or\u201d 3\u20134 \u22125\u200b") == "caf\u00e9 \"d'or\" 3-4 -5"
+    assert parsers.unified("\ufb01 \u00b2 \u2163") == "\ufb01 \u00b2 \u2163", "what is another letter stays one"
+    assert len(parsers.unified("a" + "\u0300" * 50_000 + "\u0323" * 50_000)) > 99_000  # quadratic time would be minutes
+
+
 @given(messy)
 def test_parsers_never_raise(text):
+    parsers.unified(text)
     parsers.parse_number(text), parsers.leading_number(text), parsers.normalise_number(text)
     parsers.last_boxed(text), parsers.count_boxed(text), parsers.squeeze(text)
     assert parsers.last_boxed(parsers.keep_last_boxed(text)) == parsers.last_boxed(text) or "\\" in text

@@ -110,6 +110,50 @@ def test_gsm8k_is_right_for_one_number_at_most_and_for_none_of_two(parts, betwee
         ("Answer: (1, 2)", "(1,2)"),
         ("The answer is right.", "right"),
         ("hmm</think>The answer is 18.", "18"),
+        # What is said of an answer, politely, is none.
+        ("#### 18\nI hope this answer is helpful!", "18"),
+        ("The answer is 18. I hope this answer is clear.", "18"),
+        ("Answer: 18\n\nThis answer is based on the fact that 5 + 13 = 18.", "18"),
+        ("#### 18\nThe answer is in meters.", "18"),
+        ("#### 18\nThe answer is rounded to 2 decimal places.", "18"),
+        ("The answer is clear.", "clear"),
+        ("<answer>42</answer>", "42"),
+        ("<think>It is 41.</think><answer>\n42\n</answer>", "42"),
+        ("**<answer>42</answer>**", "42"),
+        ("The answer is <answer>42</answer>.", "42"),
+        ("<answer>41</answer> <answer>42</answer>", "42"),
+        ("#### 41\n<answer>42</answer>", "42"),
+        ("<answer>41</answer>\n#### 42", "42"),
+        (r"\boxed{41} <answer>42</answer>", "42"),
+        (r"<answer>41</answer> \boxed{42}", "42"),
+        ("<answer>41</answer> No, the answer is 42.", "42"),
+        (r"<answer>41, so \boxed{42}</answer> I hope this answer is what you need", "42"),
+        ("<answer>40 + 2 = 42\n#### 42</answer>", "42"),
+        ("<answer>The answer is 42. I hope this helps</answer>", "42"),
+        ("<answer>42</answer> I hope this answer is helpful!", "42"),
+        ("<answer>42</answer> So the answer is 42 apples.", "42"),
+        ("<answer>B. Paris</answer>", "B. Paris"),
+        ("<answer>(B)</answer>", "B"),
+        ("<answer> </answer>\nThe answer is 42.", "42"),
+        ("The correct answer is option B.", "B"),
+        ("Answer: Option (B)", "B"),
+        ("The answer is choice B", "B"),
+        ("The answer is **Option B**.", "(B)"),
+        ("The correct option is B", "B"),
+        ("The correct choice is **(B)**. I hope this helps.", "B"),
+        ("Answer: Option B. Paris", "B"),
+        ("Answer: option B\nSo the answer is correct.", "B"),
+        ("#### B\nThe correct choice is a prime.", "B"),
+        ("The answer is option pricing.", "option pricing"),
+        # The same on paper, in other letters.
+        ("The answer is cafe\u0301.", "caf\u00e9"),
+        ("The answer is caf\u00e9. I hope this helps", "cafe\u0301"),
+        ("#### rock \u2019n\u2019 roll", "rock 'n' roll"),
+        ("#### \u201cParis\u201d", "Paris"),
+        ("Answer: x \u2212 1", "x - 1"),
+        ("Answer: 3\u20134", "3-4"),
+        ("Answer: Paris\u200b", "Paris"),
+        ("Answer: 18\ufeff.", "18"),
     ],
 )
 def test_jsonl_right_as_chat_models_write_it(completion, answer):
@@ -130,6 +174,16 @@ def test_jsonl_right_as_chat_models_write_it(completion, answer):
         "Answer: 18! I hope this helps", "#### Final Answer\n20\n18", "#### Step 1: 18\nThe answer is 20.",
         "<think>hmm\n #### 18", "<think>The answer is 18.", "<think>20</think><think>18", "#### 18 <think>",
         r"$18$ or $20$", r"\[18\] or \[20\]", "The answer is:\n\\[\n18\n\\] or 20", "$$\n20\n$$\n$$", "()", "!!",
+        "Maybe 18.\nThe answer is clear.", "#### 18\nThe answer is in 20 days.",
+        "#### 18\nThe answer is rounded to 20.",
+        "#### 18\nAnswer: based on this, 20", "Maybe 18.\nThe answer is in meters.", "<answer>18", "18</answer>",
+        "<answer>18 or 20</answer>", "<answer>18</answer> or 20", "<answer>18</answer>, <answer>20</answer>",
+        "<answer>18</answer> 20", "<answer>18</answer> <answer>20", "<answer>20</answer> 18",
+        "<answer>18</answer>\n#### 20",
+        "<answer>18</answer> Or maybe it is twenty.", "<answer>18</answer> \\boxed{20}",
+        "<answer>20\n#### 18</answer> or 20",
+        "<answer></answer> It is 18 or so", "#### 18 <answer>20</answer>", "<answer>18</answer>\nThe answer is 20.",
+        "<think><answer>18</answer></think>", "<think><answer>18</answer>",
     ],
 )  # fmt: skip
 def test_jsonl_several_answers_hedges_and_thoughts_are_wrong(completion):
@@ -142,7 +196,10 @@ def test_jsonl_several_answers_hedges_and_thoughts_are_wrong(completion):
     "completion",
     [
         "Answer: B. C", "Answer: B. A. C.", "Answer: B. Or C.", "Answer: (B) (C)", "Answer: B) no, C) Rome",
-        "Answer: C. B", "Answer: A or B", "Answer: Paris (B)", "Answer: b. (c)", "B. Paris\nC. Rome\nB. Paris",
+        "Answer: C. B", "Answer: A or B", "The answer is option B or C", "The correct option is B or C",
+        "The correct option is B. Option C is too.", "Option B. The correct option is C.", "Answer: option B. Or C.",
+        "<answer>B</answer> or C", "The correct option is not B", "Answer: Paris (B)", "Answer: b. (c)",
+        "B. Paris\nC. Rome\nB. Paris",
     ],
 )  # fmt: skip
 def test_jsonl_several_options_are_wrong(completion):
@@ -184,6 +241,7 @@ STATED = [
 ]
 STATED += ["#### Step {}: add", "#### Final Answer\n{}", "The answer is {}. So the answer is right.", "(B) {}", "{}!"]
 STATED += ["The answer is {}. Or maybe not.", "The answer is right.", "<think>{}", "{}</think>"]
+STATED += ["<answer>{}</answer>", "<answer>{}", "{}</answer>", "The answer is option {}.", "The answer is clear."]
 
 
 @given(
@@ -210,7 +268,11 @@ def test_jsonl_the_last_statement_decides(first, a, last, b):
 @pytest.mark.parametrize(
     "text",
     ["Answer: 6. " + "," * 100_000, "#### step 1 " * 9_000, "Answer: 6 " * 10_000, "The answer is right. " * 5_000,
-     "Answer: " + "(" * 100_000, "Answer: " + "6. " * 30_000, "$$" * 50_000, "\\[" * 50_000, "#### " + "**" * 50_000],
+     "Answer: " + "(" * 100_000, "Answer: option " + "(" * 100_000, "<answer>6" * 20_000 + "</answer>" * 20_000,
+     "The answer is in " * 6_000, "The answer is in" + " " * 100_000, "Answer: e"
+     + "\u0300" * 50_000 + "\u0323" * 50_000,
+     "The correct option is " * 5_000, "Answer: " + "6. " * 30_000, "$$" * 50_000, "\\[" * 50_000,
+     "#### " + "**" * 50_000],
 )  # fmt: skip
 @pytest.mark.parametrize("answer", ["5", "B", "Paris"])
 def test_huge_answers_are_wrong_at_once(text, answer):

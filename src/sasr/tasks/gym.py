@@ -21,6 +21,7 @@ INSTRUCTION = "Give the final answer between <answer> and </answer>."
 REFUSED = {
     "composite": "it mixes other tasks: name one of them",
     "game_of_life_halting": "its scorer takes any text for right",
+    "propositional_logic": "a premise copied from the question is right",
 }
 # No answer of a task comes near; a longer text is wrong, and is not worth the scorer's time.
 LONGEST_ANSWER = 10_000

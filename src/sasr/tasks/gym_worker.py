@@ -2,7 +2,8 @@
 
 Nine of its scorers would run an answer as Python: `eval` in binary_matrix, n_queens, spiral_matrix, string_insertion,
 and SymPy's parser in countdown, puzzle24, polynomial_multiplication and the two integrations. Here an audit hook
-refuses the former (it earns part of the score at best), and the latter builds expressions from a list of functions.
+refuses the former (it earns part of the score at best), and the latter builds expressions from a list of functions;
+countdown and puzzle24 are judged here, by exact arithmetic, as are a few whose scorers call wrong answers right.
 A process of its own also because generators set NumPy's random numbers and the precision of decimals for everybody.
 """
 
@@ -11,12 +12,15 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from sasr.tasks.text import leading_number, parse_number, without_currency
 from sasr.tasks.worker import serve
 
 # Entries of one dataset: some allow no more, or make all of them at once.
@@ -34,6 +38,10 @@ _NAMES = {
     "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc", "sinh", "cosh", "tanh", "coth", "asinh",
     "acosh", "atanh",
 }  # fmt: skip
+_DIGITS = re.compile(r"[0-9]+")
+_ARITHMETIC = re.compile(r"[0-9+*/() -]+")
+# The letters or words that match add up to a full score, whatever else the answer has.
+_PARTIAL = {"spell_backward", "letter_jumble", "figlet_font"}
 # The texts that may be evaluated: those of the task itself. None: nothing is being scored.
 _own: set[str] | None = None
 
@@ -86,15 +94,56 @@ def make(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score(question: Mapping[str, Any]) -> dict[str, Any]:
-    """What reasoning-gym's own scorer gives for an answer."""
+    """What reasoning-gym's own scorer gives for an answer, or what the answer is worth where that is mistaken."""
     global _own
     dataset, entry = _dataset(*_place(question)[:3]), _entry(question)
+    known = _known(question["task"], question["text"], entry)
+    if known is not None:
+        return {"score": float(known)}
     texts = {value for value in (entry["answer"], *entry["metadata"].values()) if isinstance(value, str)}
     _own = {*texts, "from sympy import *"}  # the latter by SymPy's parser
     try:
         return {"score": float(dataset.score_answer(question["text"], entry))}
     finally:
         _own = None
+
+
+def _known(task: str, text: str, entry: Mapping[str, Any]) -> bool | None:
+    """The verdict where the scorer would take a wrong answer for right, or read another one; else `None`."""
+    if task in ("countdown", "puzzle24"):
+        # Their scorers see other numbers than are there, those of the question or not, and round the value.
+        metadata = entry["metadata"]
+        own = sorted(_DIGITS.findall(text)) == sorted(str(number) for number in metadata["numbers"])
+        return own and exact_value(text) == Fraction(metadata.get("target", 24))
+    if task in _PARTIAL:
+        between = "" if task == "figlet_font" else " "
+        said, expected = (between.join(words.casefold().split()) for words in (text, entry["answer"]))
+        return said == expected
+    if task == "gsm_symbolic":
+        # The scorer takes the first digits: 1 of 1,200, and 5 of -5.
+        number, right = leading_number(without_currency(text.strip())), parse_number(entry["answer"])
+        return None if number is None or right is None else number == right
+    return None
+
+
+def exact_value(text: str) -> Fraction | None:
+    """The value of an expression of whole numbers and `+ - * / ( )`; `None` for any other text."""
+
+    def value(node: ast.AST) -> Any:
+        if isinstance(node, ast.Constant):
+            return Fraction(node.value)  # type: ignore[arg-type]
+        if isinstance(node, ast.UnaryOp):
+            return _OPERATORS[type(node.op)](value(node.operand))
+        if isinstance(node, ast.BinOp):
+            return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        raise ValueError(f"{type(node).__name__} is no arithmetic")
+
+    if not _ARITHMETIC.fullmatch(text) or "**" in text:
+        return None
+    try:
+        return value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, KeyError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
 
 
 def level(metadata: Mapping[str, Any]) -> int | None:

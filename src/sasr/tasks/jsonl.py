@@ -17,12 +17,20 @@ from sasr.tasks.text import (
     one_line,
     parse_number,
     squeeze,
+    unified,
     whole_box,
     without_currency,
 )
 
-_ANSWER = re.compile(r"\banswer(?: is|\**:)(?:\s*:)?", re.IGNORECASE)
+_OPTION_WORD = r"(?:(?:the )?(?:option|choice)\s+)"
+# "The correct choice is a prime" says of which kind it is; only a letter is an option.
+_ANSWER = re.compile(
+    r"\b(?:answer(?: is|\**:)(?:\s*:)?|correct (?:option|choice)(?: is|\**:)(?:\s*:)?"
+    rf"(?=[\s*`(]{{0,5}}{_OPTION_WORD}?[*`(]{{0,3}}(?-i:[A-Z])(?![\w'’])))",
+    re.IGNORECASE,
+)
 _MARK = re.compile(r"####(?!#)")
+_OPENED, _CLOSED = "<answer>", "</answer>"
 # Headings in Markdown, with text below: of what is no answer; of the answer, which is then below it.
 _OTHER_HEADING = re.compile(
     r"[ \t*]*(?:step[ \t]*[0-9][^\n]{0,200}|(?:explanation|verification|check|notes?|reasoning|justification|proof"
@@ -33,10 +41,14 @@ _HEADING = re.compile(r"[ \t*]*(?:the )?(?:final )?answer[ \t*]*\n", re.IGNORECA
 # "So the answer is right", of an answer that was a number or an option; else it may be one.
 _NO_ANSWER = re.compile(
     r"[ \t]*(?:indeed |also |therefore |thus )?(?:(?:right|correct|confirmed|verified|consistent|reasonable|valid"
-    r")(?=[\s.,;:!*]|$)|(?:obtained|found|calculated|computed|given|derived)\b)",
+    r"|helpful|useful|clear|complete|accurate|understandable)(?=[\s.,;:!*]|$)"
+    r"|(?:obtained|found|calculated|computed|given|derived)\b)"
+    r"|(?<=is)[ \t]+(?:(?:based|because|explained)\b"
+    # "in meters", "rounded to 2 decimals"; not "in 20 minutes", "rounded to 20"
+    r"|(?:in|expressed|rounded)\b(?![^\n0-9]{0,80}[0-9]+(?![0-9]| (?:decimal|significant|places|digits))))",
     re.IGNORECASE,
 )
-_DEFINITE = re.compile(r"[0-9]|^[*`(]*[^\W\d_](?:[*`).:,]|$)")
+_DEFINITE = re.compile(rf"[0-9]|^[*`(]*(?i:{_OPTION_WORD}[*`(]*)?[^\W\d_](?:[*`).:,]|$)")
 _DISPLAY = re.compile(r"\\\[.*?\\\]|\$\$.*?\$\$", re.DOTALL)
 # What ends a sentence or wraps an answer in Markdown or quotes, and is no part of it. Not `!`: 5! is not 5.
 _ENDING = " \t\r\n.,;:?*`\"'"
@@ -51,12 +63,15 @@ _WRAPPERS = [
         r"\(([^(),;]+)\)",
         r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]+)\}",
         r"(?i:(?:the )?(?:final )?answer(?: is|\**:)(?:\s*:)?)(.+)",
+        rf"(?i:{_OPTION_WORD})([*`(]*[^\W\d_][*`)]*)",
     )
 ]
 _MOST_WRAPPERS = 5  # one in another
 _MOST_AROUND = 20  # letters that they come to
 _SENTENCE_END = re.compile(r"[.!?][*`\"')]*\s+(?=\S)")
-_OPTION = re.compile(r"[*`(\s]*([^\W\d_])[*`]*[).:][*`).:]*\s+(?P<rest>\S.*)", re.DOTALL)
+_OPTION = re.compile(
+    rf"[*`(\s]*(?:(?i:{_OPTION_WORD})[*`(]*)?([^\W\d_])[*`]*[).:][*`).:]*\s+(?P<rest>\S.*)", re.DOTALL
+)
 _OTHER_OPTION = re.compile(
     r"(?<![\w'])(?:[B-HJ-Z](?![\w'])|[AI](?=\s*(?:[.,;:)/]|$|and\b|or\b)))|\([A-Za-z]\)|(?<!\S)[a-z]\)"
 )
@@ -75,11 +90,12 @@ class JsonlTask(Task):
     """Rows with `prompt` (text or a list of messages) and, optionally, `completion` and `answer`; other columns are
     kept. The arguments name the fields of a record that these are, with `difficulty`.
 
-    The final answer of a completion is what follows its last `####`, if no `\\boxed{}`, `Answer:` or `answer is` comes
-    later; failing that its last `\\boxed{}`; failing that what follows its last `Answer:` or `answer is`; failing that
-    its last line. It is compared with `answer` as an exact number where both are numbers, else as text without regard
-    to case, spacing, final punctuation and what Markdown or LaTeX puts around it. After `answer is` another sentence,
-    or the text of an option, may follow, unless it names another answer.
+    The final answer of a completion is what follows its last `####`, or what is in its last `<answer>...</answer>`,
+    whichever is later, if no `\\boxed{}`, `Answer:` or `answer is` comes after it; failing that its last `\\boxed{}`;
+    failing that what follows its last `Answer:`, `answer is` or `correct option is`; failing that its last line. It is
+    compared with `answer` as an exact number where both are numbers, else as text without regard to case, spacing,
+    final punctuation, the form of quotes, dashes and accents, and what Markdown or LaTeX puts around it. After `answer
+    is` another sentence, or the text of an option, may follow, unless it names another answer.
     """
 
     name: ClassVar[str] = "jsonl"
@@ -143,7 +159,7 @@ class JsonlTask(Task):
         return Verdict(correct=correct, well_formed=self.well_formed(completion))
 
     def stated(self, answer: str) -> tuple[str, ...]:
-        return f"#### {answer}", rf"\boxed{{{answer}}}", answer
+        return f"#### {answer}", rf"\boxed{{{answer}}}", answer, f"{_OPENED}{answer}{_CLOSED}"
 
     def well_formed(self, completion: str) -> bool:
         text = after_thinking(completion).strip()
@@ -160,7 +176,7 @@ def final_answer(completion: str) -> str:
 
 def same_answer(written: str, expected: str) -> bool:
     """Whether two final answers agree: as exact numbers where both are, else as text."""
-    written, expected = _bare(written), _bare(expected)
+    written, expected = _bare(unified(written)), _bare(unified(expected))
     left, right = (parse_number(without_currency(text)) for text in (written, expected))
     other_currency = {currency_of(written), currency_of(expected)} - {None}
     if left is not None and right is not None and len(other_currency) < 2:
@@ -177,22 +193,44 @@ def _statement(completion: str) -> tuple[str, str]:
         if not _OTHER_HEADING.match(text, mark.end()):
             rest, marked = text[mark.end() :], True
             break
+    tag = _tag(text, len(text) - len(rest) if marked else 0)
+    inside = _statement(text[slice(*tag)]) if tag else None
+    if tag:
+        rest, marked = text[tag[1] + len(_CLOSED) :], True
     boxed = last_boxed(rest)
     if boxed is not None:
         return boxed, "box"
+    if inside and inside[1] == "box":
+        return inside
     marks = list(_ANSWER.finditer(rest))
     told = len(marks)  # the last of them that says what the answer is
     while told and _NO_ANSWER.match(rest, marks[told - 1].end()):
         told -= 1
     heading = _HEADING.match(rest) if marked else None
     under = _first_line(rest[heading.end() :] if heading else rest) if marked else ""
+    under = inside[0] if inside else under
     before = _first_line(rest[marks[told - 1].end() :]) if told else under
     if told < len(marks) and not _DEFINITE.search(before):
         told = len(marks)  # "right" and the like are an answer where none was given before
-    if not told:
-        return (under, "mark") if marked else (_last_line(text), "line")
-    sentence = _first_line(rest[marks[told - 1].end() :])
-    return (under, "mark") if marked and _repeats(sentence, under) else (sentence, "sentence")
+    if told:
+        sentence = _first_line(rest[marks[told - 1].end() :])
+        return (under, "mark") if marked and _repeats(sentence, under) else (sentence, "sentence")
+    if inside:
+        return _beside(*inside, rest)
+    return (under, "mark") if marked else (_last_line(text), "line")
+
+
+def _tag(text: str, after: int) -> tuple[int, int] | None:
+    """Where what the last `<answer>` holds begins and ends, if it is closed, behind `after`, and holds something."""
+    opened = text.rfind(_OPENED)
+    begins, ends = opened + len(_OPENED), text.find(_CLOSED, max(opened, 0))
+    return (begins, ends) if opened >= 0 and ends >= after and text[begins : max(ends, 0)].strip() else None
+
+
+def _beside(stated: str, found_by: str, rest: str) -> tuple[str, str]:
+    """What `<answer>` states, with what stands behind it on its line: `<answer>18</answer> or 20` states no 18."""
+    more = rest.partition("\n")[0].strip("!" + _ENDING)
+    return (f"{stated}. {more}", "sentence") if more else (stated, "sentence" if found_by == "sentence" else "mark")
 
 
 def _repeats(sentence: str, answer: str) -> bool:
@@ -207,7 +245,7 @@ def _repeats(sentence: str, answer: str) -> bool:
 def _begins_with(sentence: str, expected: str) -> bool:
     """Whether what follows "answer is" is the expected answer with another sentence, or with the text of an option,
     behind it: `18. I hope this helps`, `B. Paris`."""
-    expected = _bare(expected)
+    sentence, expected = unified(sentence), _bare(unified(expected))
     if len(expected) == 1 and expected.isalpha():
         option = _OPTION.match(sentence)
         return option is not None and same_answer(option[1], expected) and _adds_no_answer(option["rest"], expected)

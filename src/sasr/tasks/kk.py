@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sasr.errors import InputError
 from sasr.tasks.base import Perturber, Row, Task, Verdict
-from sasr.tasks.text import after_thinking, one_line, required, required_text
+from sasr.tasks.text import after_thinking, one_line, required, required_text, unified
 
 MARK = "CONCLUSION:"
 INSTRUCTION = (
@@ -104,7 +104,7 @@ class KnightsKnavesTask(Task):
         # A role counts where it begins a clause; what somebody claims about another is no deduction.
         said = after_thinking(completion)
         # A model that thinks deduces in its thought, and may say the conclusion alone.
-        text = " ".join(_MARK.split(said if step.search(said) else completion)[0].replace("*", "").split())
+        text = " ".join(unified(_MARK.split(said if step.search(said) else completion)[0]).replace("*", "").split())
         clauses = (step.match(clause) for clause in re.split(r"(?<=[.,;:!?]) ", text))
         return tuple(_deduction(found) for found in clauses if found) or None
 
@@ -117,7 +117,7 @@ def _deduction(found: re.Match[str]) -> str:
 
 
 def _key(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return " ".join(unified(name).casefold().split())
 
 
 def _parse_answer(answer: str) -> dict[str, str]:
@@ -130,7 +130,7 @@ def _lines(completion: str) -> list[str]:
     parts = _MARK.split(completion)
     if len(parts) == 1:
         return []
-    lines = (" ".join(line.replace("*", "").split()) for line in parts[-1].splitlines())
+    lines = (" ".join(line.replace("*", "").split()) for line in unified(parts[-1]).splitlines())
     return [line for line in lines if line]
 
 

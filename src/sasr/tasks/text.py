@@ -4,6 +4,7 @@ each is linear in its length, because they run on whatever a model wrote."""
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -20,7 +21,8 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
 # After a number: it is another number, or only the beginning of an expression. `!` is not here: it ends sentences.
 _GOES_ON = re.compile(
-    r"[^\W_]|[/^*×÷±=+-]|[ ]*(?:[-+×÷±=]|(?:hundred|thousand|million|billion|dozen|squared|cubed|times|plus|minus)\b)",
+    r"[^\W_]|[/^*×÷±=+-]|[ ]*(?:[-+×÷±=]|(?:hundred|thousand|million|billion|dozen|squared|cubed|plus|minus)\b"
+    r"|times\b(?!\W*$))",  # "10 times" answers "how often"
     re.IGNORECASE,
 )
 # What Markdown, LaTeX or a prompt's `<number>` puts around a number.
@@ -203,6 +205,26 @@ def _closing_braces(text: str) -> dict[int, int]:
         elif brace.group() == "}" and opened:
             found[opened.pop()] = brace.start()
     return found
+
+
+# What is written alike on paper: quotes and dashes as a keyboard has them and as a typesetter does; what has no width.
+_ALIKE = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u02bc", "'"),
+        **dict.fromkeys("\u201c\u201d", '"'),
+        **dict.fromkeys("\u2010\u2011\u2013\u2212", "-"),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
+    }
+)
+# Normalising sorts runs of accents, in a time that is quadratic in their length.
+_PIECE = re.compile(r"\S{1,200}")
+
+
+def unified(text: str) -> str:
+    """The text with accents, quotes and dashes in one of the forms that they have, and nothing that has no width."""
+    if text.isascii():
+        return text
+    return _PIECE.sub(lambda piece: unicodedata.normalize("NFC", piece.group()), text.translate(_ALIKE))
 
 
 def squeeze(text: str) -> str:
