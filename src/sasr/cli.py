@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from .disconnect import lasting_output
 from .errors import InputError, RunFailed
-from .flags import set_environment, value_of, with_underscores
+from .flags import set_environment, value_of, with_underscores, without_resume
 
 _USAGE = """\
 usage: sasr train [--config RECIPE] [--SETTING VALUE ...]
@@ -172,14 +172,11 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
     from .terminal import is_main
 
     flag = "--resume_from_checkpoint"
-    argv = [part for a in argv for part in (a.split("=", 1) if a.startswith(flag + "=") else [a])]
-    if flag not in argv:
-        return argv, None, None, False
-    at = argv.index(flag)
-    value = argv[at + 1] if at + 1 < len(argv) and not argv[at + 1].startswith("--") else None
-    rest = argv[:at] + argv[at + (1 if value is None else 2) :]
+    rest, resumes, value = without_resume(argv)
+    if not resumes:
+        return rest, None, None, False
     given = value_of(rest, "--output_dir")
-    if value is None or value.lower() == "true":
+    if value is None:
         if given is None:
             raise InputError(f"{flag}: name the run with --output_dir, or give a checkpoint")
         checkpoint = newest_whole(given, print if is_main() else lambda text: None)

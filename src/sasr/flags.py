@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,17 +51,28 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
     return found
 
 
+def without_resume(argv: Sequence[str]) -> tuple[list[str], bool, str | None]:
+    """The arguments without `--resume_from_checkpoint [PATH]`; whether it is among them; and the checkpoint that it
+    names, `None` where it names none or says `true`."""
+    flag = "--resume_from_checkpoint"
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(flag + "=") else [word])]
+    if flag not in argv:
+        return argv, False, None
+    at = argv.index(flag)
+    value = argv[at + 1] if at + 1 < len(argv) and not argv[at + 1].startswith("--") else None
+    rest = argv[:at] + argv[at + (1 if value is None else 2) :]
+    return rest, True, None if value is None or value.lower() == "true" else value
+
+
 def set_environment(argv: Sequence[str]) -> None:
     """Set what the `env` section of the config file says, or that of the run that goes on: libraries read variables
     such as `HF_HUB_OFFLINE` or `OMP_NUM_THREADS` when they are imported. What is wrong with the file is told later."""
-    config, directory = value_of(argv, "--config"), value_of(argv, "--output_dir")
-    checkpoint = value_of(argv, "--resume_from_checkpoint")
+    rest, resumes, checkpoint = without_resume(argv)
+    config, directory = value_of(rest, "--config"), value_of(rest, "--output_dir")
     files = []
-    if any(argument.partition("=")[0] == "--resume_from_checkpoint" for argument in argv):
+    if resumes:
         files += [Path(directory) / name for name in ("config.yaml", "comparison.yaml")] if directory else []
-        # Without a value another flag may follow.
-        named = checkpoint and not checkpoint.startswith("--") and checkpoint.lower() != "true"
-        files += [Path(str(checkpoint)).parent / "config.yaml"] if named else []
+        files += [Path(checkpoint).parent / "config.yaml"] if checkpoint else []
     files += [Path(config)] if config else []  # last: it overrides what the run has
     for file in files:
         try:
@@ -69,5 +81,15 @@ def set_environment(argv: Sequence[str]) -> None:
             continue
         environment = content.get("env") if isinstance(content, dict) else None
         for name, value in (environment if isinstance(environment, dict) else {}).items():
-            if isinstance(value, str | int | float) and "=" not in str(name):
-                os.environ[str(name)] = str(value)
+            with suppress(InputError):
+                set_variable(name, value, str(file))
+
+
+def set_variable(name: Any, value: Any, source: str) -> None:
+    """Set one variable of an `env` section. Raises `InputError` for what is none."""
+    if not isinstance(value, (str, int, float)):
+        raise InputError(f"{source}: env: {name} is {value!r}, but it must be text")
+    try:
+        os.environ[str(name)] = str(value)
+    except (ValueError, OSError) as error:  # such as a name with `=`
+        raise InputError(f"{source}: env: {str(name)!r} cannot be set ({error})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from trl import ModelConfig, TrlParser
 
 from .config import SASRConfig
 from .errors import InputError, did_you_mean
+from .flags import set_variable
 from .schedules import settings_of_other_schedules
 from .task_config import RECIPES, TaskConfig, json_mapping
 from .warmup import AUTO
@@ -206,7 +206,7 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     if not isinstance(environment, dict):
         raise InputError(f"{source}: env is {environment!r}, but it must be `NAME: value` lines")
     for name, value in environment.items():
-        _set_environment(name, value, source)
+        set_variable(name, value, source)
     if "compare" in recipe:
         raise InputError(f"{source}: it has a compare section: use sasr compare --config {source}")
     if recipe.pop("resume_from_checkpoint", None):
@@ -270,12 +270,3 @@ def _given_flags(argv: list[str]) -> dict[str, Any]:
         action.default = argparse.SUPPRESS
     namespace, _ = probe.parse_known_args(argv)
     return vars(namespace)
-
-
-def _set_environment(name: str, value: Any, source: str) -> None:
-    if not isinstance(value, (str, int, float)):
-        raise InputError(f"{source}: env: {name} is {value!r}, but it must be text")
-    try:
-        os.environ[str(name)] = str(value)
-    except (ValueError, OSError) as error:  # such as a name with `=`
-        raise InputError(f"{source}: env: {str(name)!r} cannot be set ({error})") from None
