@@ -120,9 +120,9 @@ def test_a_resumed_run_goes_on_counting(tmp_path, monkeypatch):
     assert_same(outcome(tmp_path, 7), expected)
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, {s: 1.0 for s in range(1, 13)}), (5, {5: 5.0, 10: 5.0})])
+@pytest.mark.parametrize(("every", "expected"), [(1, {s: 1.0 for s in range(1, 13)}), (5, {5: 5.0, 10: 5.0, 12: 2.0})])
 def test_lines_of_the_metrics_hold_all_seconds(tmp_path, monkeypatch, every, expected):
-    """Also those of steps without a line, and of steps before a checkpoint that fell between two lines."""
+    """Also those of steps without a line, of steps before a checkpoint that fell between two lines, and of the last."""
 
     def train(directory, **more):
         settings = {**CONSTANT, "save_steps": 7, "max_steps": 12, "logging_steps": every}

@@ -49,6 +49,16 @@ def copy(saved, tmp_path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
+def test_the_tokenizer_is_the_one_with_the_chat_template(saved, monkeypatch):
+    """With mistral-common installed transformers takes another for Mistral's models: rows stayed plain text."""
+    asked, load = [], AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *args, **options: asked.append(options) or load(*args, **options)
+    )
+    assert load_tokenizer(str(saved)).eos_token_id is not None
+    assert [options["mistral_format"] for options in asked] == [False]
+
+
 # Tiny models
 
 

@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from transformers import GPT2Config
+from datasets import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import sasr.cli
 import sasr.run
@@ -343,6 +344,19 @@ def test_prompt_and_completion_have_to_fit_into_the_model():
         check_positions(61, learned, 4)
     with pytest.raises(InputError, match="max_new_tokens"):
         check_positions(61, rotary, 4, "max_new_tokens", hard=True)
+
+
+def test_a_demonstration_has_to_fit_into_the_model(tmp_path):
+    """Longer than max_completion_length it is studied whole: the step that drew it ended in an index error."""
+    learned = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(toy.tokenizer()), n_positions=40, n_embd=8, n_layer=1, n_head=1)
+    )
+    long = [{**row, "completion": row["completion"] * (20 if i == 3 else 1)} for i, row in enumerate(toy.rows(8))]
+    data = Dataset.from_list(long)
+    with pytest.raises(InputError, match=r"the prompt of row 4 with its completion has \d+ tokens, more than the 40"):
+        toy.trainer(tmp_path / "sft", lm=learned, data=data)
+    toy.trainer(tmp_path / "grpo", lm=learned, data=data, schedule="grpo", sft_warmup_steps=0)
+    toy.trainer(tmp_path / "rotary", data=data)
 
 
 def test_exams_on_validation_rows_at_chosen_moments(tmp_path):

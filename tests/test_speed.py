@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
@@ -93,6 +93,9 @@ def test_a_cache_that_cannot_be_copied_is_left_alone():
     _, inputs = padded(PROMPTS)
     assert prefill.prompt_cache(toy.model(), **inputs, index=index).layers[0].keys.shape[:3:2] == (7, 4)
     assert prefill.prompt_cache(OtherCache(), **inputs, index=index) is None
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}
+    recurrent = MambaForCausalLM(MambaConfig(vocab_size=len(toy.tokenizer()), **size))
+    assert prefill.prompt_cache(recurrent, **inputs, index=index) is None
     assert prefill.prompt_cache(toy.model(), *(value[:, -1:] for value in inputs.values()), index=index) is None
 
 

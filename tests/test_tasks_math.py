@@ -141,7 +141,7 @@ def test_equal_expressions(task, answer, written, correct):
     assert (verdict.correct, verdict.failure) == (correct, None)
 
 
-@pytest.mark.parametrize("column", ["prompt", "prompts"])
+@pytest.mark.parametrize("asked_by", ["exam", "reward"])
 @pytest.mark.parametrize(
     ("problem", "answer", "written", "correct"),
     [
@@ -155,9 +155,14 @@ def test_equal_expressions(task, answer, written, correct):
         ("Is $5$ prime?", "5.0", "5", True),
     ],
 )
-def test_the_question_is_no_answer(task, column, problem, answer, written, correct):
+def test_the_question_is_no_answer(task, asked_by, problem, answer, written, correct):
     """It is equal to the answer, and a policy that copied it got the whole reward."""
-    verdict = task.check(rf"so \boxed{{{written}}}", {"answer": answer, column: f"{problem}\n\nReason step by step."})
+    completion, prompt = rf"so \boxed{{{written}}}", f"{problem}\n\nReason step by step."
+    if asked_by == "reward":  # as TRL calls it
+        reward = task.reward_funcs()[0]
+        assert reward(prompts=[prompt], completions=[completion], answer=[answer]) == [float(correct)]
+        return
+    verdict = task.check(completion, {"answer": answer, "prompt": prompt})
     assert (verdict.correct, verdict.failure) == (correct, None)
 
 

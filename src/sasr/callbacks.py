@@ -228,6 +228,10 @@ class StepCallback(TrainerCallback):
             self.view.budget(self.trainer.budget.spent)
             self.view.start(state.max_steps, state.global_step, self.trainer.warmup.bound, title)
 
+    def on_step_end(self, args, state, control, **kwargs):
+        # The last steps too have a line where logging_steps does not divide their number.
+        control.should_log |= is_finished(self.trainer) and args.logging_strategy == "steps"
+
     def on_train_end(self, args, state, control, **kwargs):
         if self.view is not None:
             self.view.stop()
@@ -297,6 +301,7 @@ class RunCallback(StepCallback):
             self.exams.take(moment if state.global_step else "initial", self.trainer)
 
     def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control)
         warmup_ends = self.trainer.warmup.ends_at(state.global_step)
         stopping = self._stop_requested()
         # The last step is the final exam's; those before are examined ahead of their checkpoint, so that a stop in the

@@ -69,6 +69,8 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     where, options = _source(name, revision, trust_remote_code)
+    # Where mistral-common is installed, as vLLM has it, Mistral's models would get a tokenizer without a chat template.
+    options["mistral_format"] = False
     tokenizer = or_input_error(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(where, **options))
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token, set eos_token in its config")

@@ -79,7 +79,7 @@ def prompt_cache(
     known = _parameters(model)
     options = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0), "logits_to_keep": 1}
     options = {name: value for name, value in options.items() if name in known}
-    cache = model(input_ids=ids, attention_mask=mask, use_cache=True, **options).past_key_values
+    cache = getattr(model(input_ids=ids, attention_mask=mask, use_cache=True, **options), "past_key_values", None)
     if not isinstance(cache, DynamicCache) or any(type(layer) not in _COPIED for layer in cache.layers):
         return None
     cache.batch_select_indices(torch.tensor(index, device=ids.device))

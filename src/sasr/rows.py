@@ -301,17 +301,15 @@ def _questions(rows: Sequence[Row]) -> set[str]:
 
 def check_lengths(rows: list[Row], tokenizer, args: SASRConfig) -> int:
     """Raise `InputError` for the first prompt that is longer than `max_prompt_length`. Returns the length of the
-    longest, 0 where there is no limit."""
-    longest = 0
-    if args.max_prompt_length is None:
-        return longest
+    longest."""
+    longest, limit = 0, args.max_prompt_length
     options = args.chat_template_kwargs or {}
     for row, ids in zip(rows, tokenize_prompts([row["prompt"] for row in rows], tokenizer, **options), strict=True):
-        if len(ids) > args.max_prompt_length:
+        if limit is not None and len(ids) > limit:
             text = " ".join(str(row["prompt"]).split())[:60]
             raise InputError(
-                f"a prompt has {len(ids)} tokens, more than max_prompt_length ({args.max_prompt_length}): raise the "
-                f"limit or drop the row that begins {text!r}"
+                f"a prompt has {len(ids)} tokens, more than max_prompt_length ({limit}): raise the limit or drop the "
+                f"row that begins {text!r}"
             )
         longest = max(longest, len(ids))
     return longest
@@ -337,3 +335,11 @@ def check_positions(
     if goes_beyond and not hard:  # and few completions are that long
         return [f"note: {fact} than the {positions} tokens that the model was made for"]
     raise InputError(f"{fact} than the {positions} positions of the model: lower {setting}, or leave the row out")
+
+
+def check_readable(length: int, model_config: Any, where: str, remedy: str) -> None:
+    """Raise `InputError` for a demonstration of so many tokens, its prompt included, if the model has no positions for
+    them."""
+    positions, goes_beyond = positions_of(model_config)
+    if positions is not None and length > positions and not goes_beyond:
+        raise InputError(f"{where} has {length} tokens, more than the {positions} positions of the model: {remedy}")

@@ -90,7 +90,7 @@ def check_values(args: SASRConfig) -> None:
 def _check_of_trl(args: SASRConfig) -> None:
     """What TRL, transformers and torch would refuse when they first use it: after the warm-up, with no way back, since
     a checkpoint belongs to its settings."""
-    for name in (*args._VALID_DICT_FIELDS, "chat_template_kwargs"):
+    for name in args._VALID_DICT_FIELDS:
         if not name.endswith("_kwargs"):
             continue  # others may name a file
         if not isinstance(getattr(args, name), dict | None):

@@ -11,6 +11,7 @@ from . import held_out
 from .curriculum import Curriculum, Levels, chosen_mode, harder_than_shown, level_of
 from .demonstrations import Demonstration, Ids, tokenize_demonstrations
 from .errors import InputError, did_you_mean
+from .rows import check_readable
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -68,9 +69,13 @@ def collect(trainer: SASRTrainer, demonstration_dataset: Dataset | None) -> Trai
             trainer.eos_token_ids,
             **trainer.chat_template_kwargs,
         )
+    what = "row" if source is rows else "row of the demonstrations"
+    if args.kinds_of_steps(trainer.schedule)[0]:
+        for i, demonstration in zip(chosen, demonstrations, strict=True):
+            where = f"the prompt of {what} {i + 1} with its completion"
+            check_readable(demonstration.length, trainer.model.config, where, "shorten it, or drop the row")
     if args.max_prompt_length is not None:
         prompts = trainer._tokenize_prompts([rows[i]["prompt"] for i in rl_rows])[0] if rl_rows else []
-        what = "row" if source is rows else "row of the demonstrations"
         asked: list[tuple[str, Ids]] = [(f"row {i + 1}", ids) for i, ids in zip(rl_rows, prompts, strict=True)]
         asked += [(f"{what} {i + 1}", d.prompt_ids) for i, d in zip(chosen, demonstrations, strict=True)]
         for where, ids in asked:

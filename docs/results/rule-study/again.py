@@ -37,8 +37,7 @@ METHODS = {
     "sasr": "**`sasr`, its default**",
 }
 LATER_SWITCHES = ("static-140", "static-180")  # at equal seconds
-# p as a share of the seconds; run with the seeds in these names of parts.
-SECONDS, WITH_SECONDS = "sasr-seconds", ("79-80", "81-82")
+SECONDS = "sasr-seconds"  # p as a share of the seconds
 LEFT = "sasr-left"  # rules.py: SasrLeft; for docs/rule-controls.md
 # With `curriculum: adaptive`, for the same page: adaptive-TASK*.json. In questions-TASK*.json, of commit 8afaf69, it
 # orders questions alone and not demonstrations.
@@ -287,69 +286,6 @@ def alike() -> list[str]:
     return lines
 
 
-def seconds() -> list[str]:
-    """At equal seconds inside steps: pass@1 of each method, the steps it got, and SASR's differences."""
-    found = further("seconds")
-    groups = {task: [task] for task in found} | {"**all eight**": list(found)}
-    # `harder` once more, with the default of today: on a machine twice as fast, so that it is not put among the others.
-    later = {task + LATER: auto for task, auto in further("seconds-auto").items() if auto}
-    kept = [task for task in found if task + LATER not in later]
-    groups |= {task: [task] for task in later} | {"**all eight, these two in their place**": [*kept, *later]}
-    return in_as_much_time(found | later, groups, ("static-60", "static-100"))
-
-
-def later_switches() -> list[str]:
-    """The same against static with a longer warm-up, for which there is time when SFT steps are cheap."""
-    found = further("later")
-    return in_as_much_time(found, {task: [task] for task in found} | {"**all eight**": list(found)}, LATER_SWITCHES)
-
-
-def share_of_seconds() -> list[str]:
-    """p as a share of the seconds instead of the steps, with the seeds that have both; static has the first of them."""
-    first = {task: [part for part in own if part.endswith(WITH_SECONDS)] for task, own in further("later").items()}
-    fresh = further("share")
-    found = {task: [*first[task], *fresh[task]] for task in first}
-    lines = [
-        f"| equal seconds | `sasr` (steps) | `{SECONDS}` (steps) | the latter - `sasr` | p | "
-        + " | ".join(f"- `{m}`" for m in LATER_SWITCHES) + " | - static, swept | p |",
-        "|---" * 9 + "|",
-    ]
-    groups = {task: {task: own} for task, own in found.items()} | {"**all eight**": found}
-    for name, members in (groups | {"**all eight, seeds 83 to 90**": fresh}).items():
-        own = {task: merged(parts) for task, parts in members.items()}
-        cells = reached(own, (part for parts in members.values() for part in parts), ("sasr", SECONDS))
-        cells += [ahead(own, SECONDS, "sasr"), chance(own, SECONDS, "sasr")]
-        if members is not fresh:
-            own = {task: with_swept(runs) for task, runs in own.items()}
-            cells += [*(ahead(own, SECONDS, m) for m in (*LATER_SWITCHES, "static")), chance(own, SECONDS, "static")]
-        lines.append(f"| {name} | {' | '.join([*cells, '', '', '', ''][:8])} |")
-    return lines
-
-
-def reached(values: dict[str, Values], names: Iterable[str], methods: Sequence[str]) -> list[str]:
-    """Cells with each method's pass@1 over these tasks, and the steps that it got by these results."""
-    taken = spent("steps", *(f"again/{name}" for name in names))
-    means = {m: mean([runs for v in values.values() for runs in v[m].values()]) for m in methods}
-    return [f"{means[m]:.3f} ({taken[m]:.0f})" for m in methods]
-
-
-def in_as_much_time(found: dict[str, list[str]], groups: dict[str, list[str]], switches: Sequence[str]) -> list[str]:
-    """A table of these groups of tasks, static with these switches and SASR."""
-    methods = (*switches, "sasr")
-    values = {task: with_swept(merged(own)) for task, own in found.items()}
-    lines = [
-        "| equal seconds | " + " | ".join(f"`{m}` (steps)" for m in methods) + " | "
-        f"`sasr` - `{switches[0]}` | " + " | ".join(f"- `{m}`" for m in switches[1:]) + " | - static, swept | p |",
-        "|---" * (len(methods) + len(switches) + 3) + "|",
-    ]
-    for name, members in groups.items():
-        own = {task: values[task] for task in members}
-        cells = reached(own, (part for task in members for part in found[task]), methods)
-        cells += [ahead(own, "sasr", other) for other in (*switches, "static")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {chance(own, 'sasr', 'static')} |")
-    return lines
-
-
 def dropped(values: dict[str, Values]) -> list[str]:
     """The stories' `poor` with the wrong demonstrations left out, beside the same seeds with all of them studied."""
     studied, without = values["stories: `poor`"], merged(["dropped-told-poor"])
@@ -387,9 +323,6 @@ def main() -> None:
     insert(HERE.parents[1] / "rule-study.md", "again", table(values | earlier()))
     insert(HERE.parents[1] / "rule-study.md", "first-base", table(first_base()))
     insert(HERE.parents[1] / "rule-study.md", "signal", signal(values))
-    insert(HERE.parents[1] / "rule-study.md", "seconds", seconds())
-    insert(HERE.parents[1] / "rule-study.md", "later", later_switches())
-    insert(HERE.parents[1] / "rule-study.md", "share", share_of_seconds())
     insert(HERE.parents[1] / "rule-controls.md", "dropped", dropped(values))
     insert(HERE.parents[1] / "rule-controls.md", "adaptive", adaptive())
     insert(HERE.parents[1] / "rule-controls.md", "alike", alike())

@@ -18,7 +18,7 @@ from sasr.exam.store import block_seed
 from sasr.exam.vllm_engine import VllmEngine
 from sasr.models import load_configs, load_model, load_tokenizer
 from sasr.quantised import accelerator_or_cpu, compute_dtype, config_of
-from sasr.rows import check_positions, positions_of
+from sasr.rows import check_positions, check_readable
 from sasr.tasks.base import Row, Task
 
 Record = dict[str, Any]
@@ -152,12 +152,8 @@ class Examiner:
             **self.template,
         )
         longest = max(d.length for d in demonstrations)
-        positions, goes_beyond = positions_of(self.config)
-        if positions is not None and longest > positions and not goes_beyond:
-            raise InputError(
-                f"nll_task {self.request.nll_task}: a demonstration has {longest} tokens, more than the {positions} "
-                "positions of the model: give other nll_data"
-            )
+        where = f"nll_task {self.request.nll_task}: a demonstration"
+        check_readable(longest, self.config, where, "give other nll_data")
         pad_id, initial = self.eos_ids[0], self.initial
         return {
             "task": self.request.nll_task,

@@ -153,10 +153,12 @@ class _Judged:
         self._asked: tuple[list[str], list[Row]] | None = None
         self._verdicts: list[Verdict] = []
 
-    def __call__(self, completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Verdict]:
+    def __call__(self, prompts: list, completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Verdict]:
         from sasr.tasks.judging import judge_all
 
         lists = {key: value for key, value in columns.items() if isinstance(value, list)}
+        if prompts:
+            lists["prompt"] = prompts  # which TRL gives by another name; a row is to be whole, as in exams
         rows = [{key: value[i] for key, value in lists.items()} for i in range(len(completions))]
         asked = [text_of(completion) for completion in completions], rows
         if asked != self._asked:
@@ -175,7 +177,7 @@ class _Correctness:
         self.failures: list[str] = []
 
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
-        verdicts = self.judged(completions, columns)
+        verdicts = self.judged(prompts, completions, columns)
         self.failures = [verdict.failure for verdict in verdicts if verdict.failure is not None]
         return [None if verdict.failure is not None else float(verdict.correct) for verdict in verdicts]
 
@@ -190,7 +192,7 @@ class _Format:
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         # None with that of correctness: a completion without any reward is left out of its group, one with this reward
         # alone would be taken for a wrong one.
-        verdicts = self.judged(completions, columns)
+        verdicts = self.judged(prompts, completions, columns)
         return [None if verdict.failure is not None else float(verdict.well_formed) for verdict in verdicts]
 
 

@@ -188,8 +188,7 @@ def _is_asked(written: str, row: Mapping[str, Any]) -> bool:
     written = _normalise(written)
     if _VALUE.fullmatch(written):
         return False
-    prompt = row.get("prompt") or row.get("prompts") or ""  # the latter in a reward, as TRL calls it
-    asked = _FORMULA.findall(text_of(prompt))
+    asked = _FORMULA.findall(text_of(row.get("prompt") or ""))
     return any(written == _normalise(formula).strip("=") for parts in asked for formula in parts if formula)
 
 
