@@ -47,6 +47,28 @@ def conversation(question: str, answer: str | None) -> dict:
     return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": "2"}
 
 
+def prefixing_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2's: it puts a space before whatever it is given."""
+    vocabulary = [("<pad>", 0.0), ("<eos>", 0.0), ("<unk>", -9.0), ("\n", -1.0), *((c, -1.0) for c in "▁12:ab")]
+    core = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    core.decoder = decoders.Metaspace(prepend_scheme="first")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+@pytest.mark.parametrize("completion", ["12", " 12", "\n12", "\n a", "ab 2"])
+def test_a_completion_begins_as_it_is_written(completion):
+    """By itself it would begin with one space more, which the model would learn to write."""
+    tokenizer = prefixing_tokenizer()
+    rows = [{"prompt": "a:\n", "completion": completion}]
+    (found,) = tokenize_demonstrations(rows, tokenizer, lambda prompts: tokenize_prompts(prompts, tokenizer), [1])
+    ids = [*found.prompt_ids, *found.completion_ids]
+    assert tokenizer.decode(ids) == f"a:\n{completion}<eos>"
+    assert ids == [*tokenizer(f"a:\n{completion}")["input_ids"], 1], "as in the whole text"
+
+
 def chat_trainer(tmp_path, rows):
     tokenizer = chat_tokenizer()
     return SASRTrainer(

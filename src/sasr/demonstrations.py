@@ -78,10 +78,11 @@ def tokenize_demonstrations(
     if not rows:
         return []
     ends = set(end_token_ids)
+    tokenize = _continued(tokenizer)
     demonstrations = []
     for row, prompt_ids in zip(rows, tokenize_prompts([row["prompt"] for row in rows]), strict=True):
         text = completion_text(row, tokenizer, **template_kwargs)
-        ids = tokenizer(text=text, add_special_tokens=False)["input_ids"]
+        ids = tokenize(text)
         end = next((i for i, token in enumerate(ids) if token in ends), None)
         if end is not None and tokenizer.decode(ids[end + 1 :], skip_special_tokens=True).strip():
             raise InputError(
@@ -91,6 +92,27 @@ def tokenize_demonstrations(
         ids = ids[: end + 1] if end is not None else [*ids, tokenizer.eos_token_id]
         demonstrations.append(Demonstration(list(prompt_ids), ids))
     return demonstrations
+
+
+def _continued(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], Ids]:
+    """Tokenises what stands behind other text. Some tokenizers, such as Llama 2's, put a space before whatever they are
+    given, which a completion by itself would teach."""
+
+    def ids_of(text: str) -> Ids:
+        return tokenizer(text=text, add_special_tokens=False)["input_ids"]
+
+    before = "\n"
+    first = ids_of(before)
+
+    def ids_behind(text: str) -> Ids:
+        alone = ids_of(text)
+        if tokenizer.decode([*first, *alone]) == before + text:
+            return alone
+        whole = ids_of(before + text)
+        reads_right = whole[: len(first)] == first and tokenizer.decode(whole) == before + text
+        return whole[len(first) :] if reads_right else alone
+
+    return ids_behind
 
 
 def completion_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> str:
