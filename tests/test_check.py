@@ -90,6 +90,22 @@ def test_bad_data(check):
     assert "tokens were not counted: name a model, --model NAME" in lines
 
 
+@pytest.mark.parametrize("more", [[], ["--wrong_demonstrations", "drop"]])
+def test_what_is_not_studied_is_judged_by_all_the_same(check, more):
+    """Of rows that SFT never sees it said what SFT would teach, and with drop that all was well."""
+    wrong = [row(40), row(41, completion="5")]
+    flags = ["--task", "jsonl", "--data", write("rows.jsonl", *map(row, range(30)))]
+    status, _, _, found = check(*flags, "--exam_data", write("exam.jsonl", *wrong), *more)
+    (problem,) = found["problems"]
+    assert status == 1 and problem["rows"] == ["exam.jsonl:2"]
+    assert problem["text"].startswith("1 of 2 demonstrations of test are wrong") and "SFT" not in problem["text"]
+    asked = write("asked.jsonl", *wrong)
+    shown = write("shown.jsonl", *map(row, range(30)))
+    status, _, _, found = check("--task", "jsonl", "--data", asked, "--demonstrations", shown, "--exam_rows", "0", *more)
+    (problem,) = found["problems"]
+    assert status == 1 and problem["rows"] == ["asked.jsonl:2"] and "SFT" not in problem["text"]
+
+
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_lengths_are_those_of_a_training(check, place, template):
     toy.model(directory=place / "lm")

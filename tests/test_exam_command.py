@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import yaml
@@ -18,11 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import sasr.cli
 import sasr.exam.command
+from sasr import InputError
 from sasr.exam import summarise
 from sasr.exam.examiner import Examiner
 from sasr.exam.request import read_request
-from sasr.exam.store import block_seed, digest_of_model
+from sasr.exam.store import ExamDirectory, block_seed, digest_of_model
 from sasr.exam.view import ExamView, figure_rows
+from sasr.run_directory import make_numbered
 from sasr.tasks import JsonlTask, get_task
 from sasr.tasks.base import Verdict
 from small_exam import EXAM, MORE, ROWS, SMALL, assert_same_exam, content, refused
@@ -165,6 +168,8 @@ def test_a_run_gives_the_defaults(exam_place, tmp_path, capsys):
     assert not read_request(["--model", str(run), "--data", "rows.jsonl"]).held_out
     assert read_request(["--model", str(run), "--task", "gsm8k"]).held_out is False
     assert read_request(["--model", str(run), "--n", "9"]).n == 9
+    silent = yaml.safe_load((run / "config.yaml").read_text())
+    assert silent["per_device_eval_batch_size"] == read_request(["--model", str(run)]).batch_size
     assert sasr.cli.main(["exam", "--model", str(run), "--output_dir", str(tmp_path / "exam")]) == 0
     records = [json.loads(line) for line in (tmp_path / "exam" / "completions.jsonl").read_text().splitlines()]
     told = [json.loads(line) for line in (run / "exams" / "final.jsonl").read_text().splitlines()]
@@ -205,6 +210,19 @@ def test_what_a_run_was_trained_with_reaches_the_engine(tmp_path):
         assert prompts == ["!<|user|>1+1?<|end|>\n<|assistant|>"]
         assert (sampling.temperature, sampling.seed) == (0.8, block_seed(7, block))
         assert sorted(sampling.eos_ids) == [1, end]
+
+
+def test_exams_that_begin_together_have_their_own_directories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [{"temperature": temperature} for temperature in (0.3, 1.0)]
+    stores = [ExamDirectory(make_numbered("exams", "lm")[0], own, "sasr exam") for own in settings]
+    assert [store.directory.name for store in stores] == ["lm-1", "lm-2"]
+    late = ExamDirectory(stores[0].directory, settings[1], "sasr exam")
+    assert [store.check() for store in (*stores, late)] == [None] * 3
+    with closing(stores[0]) as first:
+        first.open([], 1, 1)
+    with closing(late), pytest.raises(InputError, match=r"holds another exam \(temperature is 0\.3 there, not 1\.0\)"):
+        late.open([], 1, 1)
 
 
 def test_another_seed_draws_other_samples(tmp_path):

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import sasr.cli
 import toy
+from sasr.tiny import tiny_tokenizer
 from small_exam import EXAM, MORE, content, refused
 
 pytestmark = pytest.mark.usefixtures("in_exam_place")
@@ -67,7 +68,8 @@ REFUSED = {
     "stray word": ([*EXAM, "now"], ["unknown argument now"]),
     "no home of the model": ([*EXAM, "--model", "~nosuch/x"], ["'~nosuch/x'", "no such file or directory"]),
     "no initial model": ([*EXAM, "--initial_model", "./nowhere"], ["'./nowhere'"]),
-    "other words": ([*EXAM, "--initial_model", "tiny-llama", "--task", "mine.py:Mine"], ["initial_model tiny-llama"]),
+    "other words": ([*EXAM, "--initial_model", "other"], ["initial_model other"]),
+    "another made model": ([*EXAM, "--initial_model", "tiny-llama"], ["initial_model tiny-llama is made anew"]),
     "nll without task": ([*EXAM, "--nll_data", "rows.jsonl"], ["nll_data needs nll_task"]),
     "nll without solutions": (
         [*EXAM, "--nll_task", "jsonl", "--nll_data", "unsolved.jsonl"], ["nll_task jsonl", "worked solution"]
@@ -88,6 +90,8 @@ def mistakes(exam_place):
     (exam_place / "nothing" / "note.txt").write_text("")
     shutil.copy(exam_place / "lm" / "config.json", exam_place / "empty")
     (exam_place / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copytree(exam_place / "lm", exam_place / "other", dirs_exist_ok=True)
+    tiny_tokenizer(["1 + 1 = 2"]).save_pretrained(exam_place / "other")
     (exam_place / "mess" / "config.yaml").write_text("a: [\n")
     (exam_place / "run" / "exam.json").write_text(json.dumps({"final": {"greedy_accuracy": 0.5}}))
     row = {"prompt": "1+1=", "answer": "2"}
@@ -100,8 +104,7 @@ def mistakes(exam_place):
     (exam_place / "math.jsonl").write_text(json.dumps({"problem": "p", "solution": "\\boxed{\\frac{1}{2"}) + "\n")
     (exam_place / "broken.jsonl").write_text(json.dumps(row) + "\n{oops\n")
     (exam_place / "mine.py").write_text(
-        "from sasr.tasks import JsonlTask, StoriesTask\n\n"
-        "class Mine(JsonlTask):\n    def vocabulary_texts(self):\n        return ['1 + 1 = 2']\n\n"
+        "from sasr.tasks import StoriesTask\n\n"
         "class Few(StoriesTask):\n    def generate(self, count=None, seed=None, split='train'):\n"
         "        raise sasr_error('only 3 different stories')\n\n"
         "from sasr.errors import InputError as sasr_error\n"

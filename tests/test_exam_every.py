@@ -166,3 +166,7 @@ def test_the_table_is_in_order_of_step():
         assert re.findall(r"pass@(\d)", head) == shown and all(len(line) <= width for line in (head, *rows))
     assert [line[:15].strip() for line in table] == ["exam", "before", "step 100", "at the end"]
     assert len({len(line) for line in table}) == 1
+    mixed = wide | {"final": {**wide["final"], "pass_at": {"1": 0.5, "2": 0.75}}}  # exam_samples was lowered in between
+    head, *_, last = exam_table(mixed)
+    assert re.findall(r"pass@(\d)", head) == ["1", "2", "4", "8"] and len(last) == len(head)
+    assert re.findall(r"0\.\d+", last) == ["0.500", "0.500", "0.750"]

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 import toy
 from sasr import InputError, locks, record
+from sasr.exam.request import read_request
 from sasr.runs import entries
 from sasr.task_config import TaskConfig
 from sasr.tasks.base import Task, Verdict
@@ -81,6 +82,16 @@ def test_the_settings_are_those_of_the_run_that_trains(tmp_path):
         other.train(resume_from_checkpoint=True)
     assert (tmp_path / "config.yaml").read_text() == before
     assert state(tmp_path)[0] == "finished"
+
+
+def test_an_exam_of_the_model_has_the_limits_of_the_run(tmp_path):
+    """sasr exam cut off at 256 tokens what the script's own exams had let go on to 2048."""
+    limits = {"max_completion_length": 6, "temperature": 0.7, "per_device_eval_batch_size": 3}
+    trainer, _ = recorded(tmp_path, **limits, chat_template_kwargs={"enable_thinking": False})
+    trainer.train()
+    request = read_request(["--model", str(tmp_path)])
+    assert (request.max_new_tokens, request.temperature, request.batch_size) == (6, 0.7, 3)
+    assert request.run["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("changes", [{}, {"max_steps": -1, "num_train_epochs": 0.5}], ids=["steps", "epochs"])

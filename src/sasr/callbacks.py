@@ -180,7 +180,8 @@ def exam_table(results: dict[str, Any], width: int = 1000) -> list[str]:
     """The exams under one another, one line each, in order of step; as many pass@k as fit the width."""
     if not results:
         return []
-    ks = list(next(iter(results.values()))["pass_at"])
+    # A run that went on with another exam_samples has exams with more of them and with fewer.
+    ks = sorted({k for result in results.values() for k in result["pass_at"]}, key=int)
     while len(ks) > 1 and 43 + 9 * len(ks) > width:
         del ks[-2 if len(ks) > 2 else -1]
     names = {"initial": "before", "warmup": "after warm-up", "final": "at the end"}
@@ -188,7 +189,7 @@ def exam_table(results: dict[str, Any], width: int = 1000) -> list[str]:
         f"{'exam':<15}{'greedy':>8}" + "".join(f"{'pass@' + k:>9}" for k in ks) + f"{'format':>9}{'truncated':>11}"
     ]
     for label, result in sorted(results.items(), key=lambda item: item[1]["step"]):
-        rates = "".join(f"{result['pass_at'][k]:>9.3f}" for k in ks)
+        rates = "".join(f"{pass_at[k]:>9.3f}" if k in (pass_at := result["pass_at"]) else " " * 9 for k in ks)
         lines.append(
             f"{names.get(label, label.replace('-', ' ')):<15}{result['greedy_accuracy']:>8.3f}{rates}"
             f"{result['format_rate']:>9.3f}{result['truncation_rate']:>11.3f}"

@@ -15,6 +15,7 @@ from . import checkpoints, locks
 from .callbacks import Exams, RunCallback, StepCallback, StopRequest, is_finished
 from .config import SASRConfig
 from .errors import InputError
+from .exam.request import LIMITS
 from .exam.store import EXAM_FILE
 from .live import LiveView
 from .metrics import METRICS_FILE, MetricsFile
@@ -52,8 +53,10 @@ def record(
     if main and _is_used(directory) and checkpoints.last_checkpoint(directory) is None:
         raise InputError(f"output_dir {directory} holds a run without a checkpoint to go on from: choose another")
     about = {"task": task.name, "model_name_or_path": trainer.model.config._name_or_path or "a model made in Python"}
-    own = {name: getattr(args, name) for name in ("seed", "max_steps", "learning_rate", *SASRConfig.__annotations__)}
-    values = {key: value for key, value in {**own, **about}.items() if isinstance(value, str | int | float)}
+    names = ("seed", "max_steps", "learning_rate", *LIMITS, *SASRConfig.__annotations__)
+    own = {name: getattr(args, name) for name in names}
+    simple = str | int | float
+    values = {k: v for k, v in {**own, **about}.items() if isinstance(v, simple) or (v and k in LIMITS)}
     view = (NotebookView() if is_in_notebook() else LiveView()) if main else None
     stop = StopRequest(print)  # never entered: Python's own Ctrl-C is left as it is
     trackers = Trackers(trainer, values)

@@ -31,6 +31,7 @@ from .callbacks import Exams, RunCallback, StopRequest, exam_table, is_finished
 from .config import SASRConfig
 from .demonstrations import empty_thought_notes
 from .errors import InputError
+from .exam.request import LIMITS
 from .live import LiveView
 from .metrics import METRICS_FILE
 from .model_files import expand
@@ -357,6 +358,8 @@ def config_values(settings: Settings) -> dict[str, Any]:
         own = SASRConfig.__annotations__ if group is settings.training else group.__dataclass_fields__
         for key in own:
             values.setdefault(key, getattr(group, key))
+    for key in LIMITS:  # for sasr exam; the defaults are not ours
+        values.setdefault(key, getattr(settings.training, key))
     values["seed"] = settings.training.seed
     if settings.environment:
         values["env"] = {name: value for name, value in settings.environment.items() if not is_secret(name)}

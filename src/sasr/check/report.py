@@ -128,7 +128,11 @@ class Report:
         found = self.judged[name]
         if found.wrong:
             wrong = f"{len(found.wrong)} of {found.count} demonstrations of {name} are wrong by the task's own verifier"
-            if self.settings.task.wrong_demonstrations == "drop":
+            if name != ("demonstrations" if "demonstrations" in self.splits else "train"):
+                self._problem(
+                    f"{wrong}: correct the demonstration or the answer, by which others are judged", name, found.wrong
+                )
+            elif self.settings.task.wrong_demonstrations == "drop":
                 self._note(f"{wrong}: SFT leaves them out (wrong_demonstrations drop)", name, found.wrong)
             else:
                 self._problem(

@@ -13,6 +13,7 @@ from typing import Any
 from sasr.disconnect import is_hangup, stop_signals
 from sasr.errors import InputError, disk_failures_told
 from sasr.exam.request import Request, read_request
+from sasr.model_files import TINY_MODELS
 from sasr.terminal import TerminalView
 
 USAGE = """\
@@ -52,10 +53,15 @@ The exam of sasr train for any model: accuracy, pass@k, diversity of correct sol
 
 def exam(argv: list[str]) -> int:
     """Returns the exit status: 0, or 128 + the signal that stopped it. Raises `InputError`."""
+    from sasr.run_directory import make_numbered, remove_empty
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("sasr exam is one process: start it without torchrun")
     request = read_request(argv)
-    directory = request.output_dir or _new_directory(request.model)
+    made: list[Path] = []
+    directory = request.output_dir
+    if directory is None:
+        directory, made = make_numbered("exams", _name_of(request.model))
     again = shlex.join(["sasr", "exam", *argv, *([] if request.output_dir else ["--output_dir", str(directory)])])
     received: list[int] = []
 
@@ -75,6 +81,7 @@ def exam(argv: list[str]) -> int:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+        remove_empty(made)  # of one that was refused
     if (directory / "exam.json").is_file():
         from sasr.report import report_quietly
 
@@ -96,6 +103,8 @@ def _run(request: Request, directory: Path, again: str) -> None:
     # Everything that can be wrong, cheapest first, before a model is loaded.
     task = get_task(request.task, request.task_options)
     names = [name for name in (request.model, request.initial_model) if name is not None]
+    if request.initial_model in TINY_MODELS:
+        raise InputError(f"initial_model {request.initial_model} is made anew: name the initial_model in the run")
     for name in names:
         _check_model(name)
         if request.load_in_4bit:
@@ -196,8 +205,7 @@ def _check_model(name: str) -> None:
     check_model(name)
 
 
-def _new_directory(model: str) -> Path:
+def _name_of(model: str) -> str:
     path = Path(model)
     name = f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint-") else path.name or "model"
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-    return next(p for n in range(1, 10**6) if not (p := Path("exams") / f"{name}-{n}").exists())
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

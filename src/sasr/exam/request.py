@@ -38,6 +38,8 @@ _NAMES_OF_RUNS = {
     "dtype": "dtype",
     "load_in_4bit": "load_in_4bit",
 }
+# What an exam goes by that is a setting of TRL or transformers, and so only in config.yaml if it is put there.
+LIMITS = ("max_completion_length", "temperature", "per_device_eval_batch_size", "chat_template_kwargs")
 _UNSET: dict[str, Any] = {"task_options": None, "entropy": False, "perturb": (), "k": (), "difficulty": ()}
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 _KINDS = {"rows": int, "n": int, "max_new_tokens": int, "batch_size": int, "seed": int, "temperature": float}

@@ -78,6 +78,7 @@ class ExamDirectory:
             self._lock = locks.hold(self.directory, "sasr exam")
         except OSError as error:
             raise InputError(f"output_dir {self.directory} cannot be written: {error.strerror or error}") from None
+        self.check()  # another may have begun one there while this one loaded its model
         if not (self.directory / EXAM_FILE).is_file():
             self._write(None)
         path = self.directory / COMPLETIONS_FILE
