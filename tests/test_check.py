@@ -101,7 +101,8 @@ def test_what_is_not_studied_is_judged_by_all_the_same(check, more):
     assert problem["text"].startswith("1 of 2 demonstrations of test are wrong") and "SFT" not in problem["text"]
     asked = write("asked.jsonl", *wrong)
     shown = write("shown.jsonl", *map(row, range(30)))
-    status, _, _, found = check("--task", "jsonl", "--data", asked, "--demonstrations", shown, "--exam_rows", "0", *more)
+    flags = ["--task", "jsonl", "--data", asked, "--demonstrations", shown, "--exam_rows", "0"]
+    status, _, _, found = check(*flags, *more)
     (problem,) = found["problems"]
     assert status == 1 and problem["rows"] == ["asked.jsonl:2"] and "SFT" not in problem["text"]
 
