@@ -33,7 +33,7 @@ Methods x seeds on one task at an equal budget: every run, a table with interval
                      without it the recipe of the task
   --methods NAME ... methods of the recipe, or schedules; default: sft static sasr random. A bare random has the share
                      of SFT that sasr had with the same seed, a bare grpo no warm-up
-  --seeds SEEDS      such as 1-8, or 1 2 3; default: 1-3
+  --seeds SEEDS      such as 1-8, or 1 2 3, of every method; default: those of the recipe, or 1-3
   --budget KIND=N    of each run: steps, seconds (inside steps) or rollout_tokens; default: steps=max_steps
   --baseline NAME    what the others are compared with; default: the recipe's, or static, or else the first
   --jobs N           runs at a time; default: one for each CUDA device, or else for each CPU core (with a budget of
