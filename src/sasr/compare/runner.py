@@ -27,7 +27,6 @@ from sasr.checkpoints import last_checkpoint, step_of
 from sasr.disconnect import STOPS
 from sasr.errors import InputError
 from sasr.live import format_duration
-from sasr.redaction import hub_tokens
 
 from . import report, starting, tuning
 from .check import plain
@@ -215,7 +214,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
             command.append("--resume_from_checkpoint")
-            values, first = hub_tokens(run.settings), step_of(checkpoint)  # its config.yaml leaves them out
+            values, first = starting.recipe_to_go_on(run), step_of(checkpoint)
         else:
             starting.clear(self.directory, run)
             values = starting.recipe_of(run, self.directory, self.measured, self.runs, bool(self.devices))
