@@ -209,7 +209,8 @@ class Runner:
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory / run.path
         checkpoint = last_checkpoint(where)
-        command = [sys.executable, "-m", "sasr", "train", "--output_dir", str(where)]
+        # -P: no file of the current directory stands in for a package, as with the command itself.
+        command = [sys.executable, "-P", "-m", "sasr", "train", "--output_dir", str(where)]
         log = self.directory / _LOGS / f"{run.path}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
