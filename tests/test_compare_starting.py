@@ -170,8 +170,9 @@ def test_variables_of_a_comparison_that_goes_on(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "comparison.yaml").write_text("env: {A: after}\n")
     (tmp_path / "config.yaml").write_text("env: {STRAY: after}\n")  # of something else
+    monkeypatch.setenv("HOME", str(tmp_path))
     resumed = ["--output_dir", "out", "--resume_from_checkpoint"]
-    for flags in (resumed, [resumed[2], *resumed[:2]]):
+    for flags in (resumed, [resumed[2], *resumed[:2]], ["--output_dir=~/out", resumed[2]]):
         monkeypatch.setenv("A", "before")
         set_environment(["compare", *flags])
         assert (os.environ["A"], os.environ["STRAY"]) == ("after", "before")
