@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,32 @@ def test_a_run_that_goes_on_gets_the_tokens_that_its_config_yaml_lacks(where_eve
     assert sasr.cli.main(["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1"]) == 1
     given = [yaml.safe_load(path.read_text()) for path in Path("out/logs").rglob("*.yaml")]
     assert given == [{"hub_token": "secret"}] * 2
+
+
+def test_a_run_goes_on_when_the_comparison_was_moved(tmp_path, monkeypatch):
+    """Together with its data and its model, whose places config.yaml has as they were."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    toy.rows(40).to_json("rows.jsonl")
+    toy.model(0, Path("lm"))
+    recipe = {"task": "jsonl", "data": "rows.jsonl", "exam_data": "rows.jsonl", "model_name_or_path": "lm"}
+    recipe |= {"exam_rows": 2, "exam_samples": 1, "per_device_train_batch_size": 4, "num_generations": 2}
+    recipe |= {"max_completion_length": 4, "save_steps": 2, "lr_scheduler_type": "constant", "report_to": "none"}
+    section = {"budget": "steps=4", "seeds": 11, "methods": ["grpo"]}
+    Path("r.yaml").write_text(yaml.safe_dump({**recipe, "compare": section}))
+    assert sasr.cli.main(["compare", "--config", "r.yaml", "--output_dir", "out", "--jobs", "1"]) == 0
+
+    run = Path("out/runs/grpo/seed-11")  # as if it had been killed after its second step
+    shutil.rmtree(run / "checkpoint-4")
+    for name in ("exam.json", "model.safetensors"):
+        (run / name).unlink()
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert sasr.cli.main(["compare", "--output_dir", "out", "--resume_from_checkpoint", "--jobs", "1"]) == 0
+    given = yaml.safe_load(Path("out/logs/runs/grpo/seed-11.yaml").read_text())
+    assert given == {"data": "rows.jsonl", "exam_data": "rows.jsonl", "model_name_or_path": "lm"}
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert written["data"] == str(tmp_path.resolve() / "there" / "rows.jsonl")
 
 
 @pytest.mark.parametrize(("devices", "budget", "jobs"), [(0, "seconds=9", 1), (0, "steps=9", 6), (2, "seconds=9", 2)])

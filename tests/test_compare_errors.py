@@ -223,6 +223,28 @@ def test_other_data_is_another_exam(error):
     assert "sasr and sft are examined on different rows" in error("--config", "r.yaml")
 
 
+def test_a_home_that_no_shell_has_filled_in(error, monkeypatch):
+    """transformers does, and so the runs would be elsewhere."""
+    home = Path("home").resolve()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "out").mkdir(parents=True)
+    (home / "out" / "notes.txt").write_text("mine")
+    Path("r.yaml").write_text("task: stories\noutput_dir: ~/out\n")
+    for flags in (["--output_dir=~/out"], ["--config", "r.yaml"], ["--config=~/../r.yaml"]):
+        assert f"{home}/out is not empty: choose another" in error(*flags, *STEPS[2:])
+    (home / "out" / "comparison.yaml").write_text("{")
+    assert f"{home}/out/comparison.yaml:" in error("--output_dir=~/out", "--resume_from_checkpoint")
+    assert sorted(os.listdir(".")) == ["home", "r.yaml"]
+
+
+@pytest.mark.parametrize("value", ["7", "0", "2026-01-31", "[out]"])
+def test_an_output_dir_that_is_no_text(error, value):
+    Path("r.yaml").write_text(f"task: stories\noutput_dir: {value}\n")
+    message = error("--config", "r.yaml", *STEPS[2:])
+    assert "r.yaml: output_dir is " in message and "must be text" in message
+    assert os.listdir(".") == ["r.yaml"]
+
+
 def test_directories(error):
     Path("out").mkdir()
     Path("out/notes.txt").write_text("mine")

@@ -67,6 +67,17 @@ def test_bare_names_and_flags():
     assert comparison({"seeds": 7}, {"gamma": 3.0}, seeds=["1-2", "5"]).method("sasr").seeds == (1, 2, 5)
 
 
+def test_seeds_that_are_asked_for_are_those_of_every_method():
+    """Also where each has its own, as in any comparison.yaml."""
+    methods = {"sasr": {"seeds": "1-8"}, "random": {"match_run": "sasr", "seeds": 1}, "sft": {}}
+    section = {"methods": methods, "seeds": 3}
+    made = comparison(section, seeds=["9-16"])
+    assert {method.seeds for method in made.methods} == {tuple(range(9, 17))}
+    again = read(yaml.safe_load(comparison_text(comparison(section))), "comparison.yaml", {}, {"seeds": ["9-16"]})
+    assert again == made
+    assert [method.seeds for method in comparison(section).methods] == [tuple(range(1, 9)), (1,), (3,)]
+
+
 def test_order_of_the_runs():
     made = comparison({"methods": ["sft", "random", "sasr", "static", "grpo"], "seeds": "1-2"})
     order = [path for path in paths(made) if not path.startswith("warmups")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from sasr import InputError, locks
 from sasr.compare import starting
 from sasr.compare.check import check_earlier_runs
 from sasr.compare.measures import is_finished
-from sasr.compare.plan import Run
+from sasr.compare.plan import Comparison, Run
 from sasr.compare.reading import read
 from sasr.flags import set_environment
 
@@ -105,6 +107,62 @@ def test_runs_of_other_settings_by_the_same_name(tmp_path):
     check_earlier_runs(tmp_path, made)
 
 
+def test_runs_of_another_model_or_exam_by_the_same_name(tmp_path):
+    """Which no fingerprint has: a row of the table would be the mean of two models, or of two exams."""
+    more = {"methods": {"sasr": {"tune": {"lora_r": [4, 8]}}}, "tune_seeds": 9}
+    options = {"task_options": {"steps": 3, "api_key": "secret"}}
+    settings = {"use_peft": True, "lora_alpha": 16, "exam_samples": 4, **options}
+    made = comparison(more, **settings)
+    run = next(r for r in made.runs({"sasr": {"lora_r": 8}}) if r.path == "runs/sasr/seed-1")
+    where = tmp_path / run.path
+    where.mkdir(parents=True)
+    (where / "exam.json").write_text(json.dumps({"final": {}}))
+    (where / "config.yaml").write_text(yaml.safe_dump(run.settings))
+    check_earlier_runs(tmp_path, made)
+    for name, then, now in (
+        ("model_name_or_path", "tiny-llama", "tiny-qwen2"),
+        ("lora_alpha", "16", "32"),
+        ("exam_samples", "4", "8"),
+        ("task_options.steps", "3", "2"),
+    ):
+        changed = {"task_options": {"steps": 2}} if "." in name else {name: int(now) if now.isdigit() else now}
+        message = error_of(check_earlier_runs, tmp_path, comparison(more, **{**settings, **changed}))
+        assert f"{name}: {then} then, {now} now" in message and "secret" not in message
+    other_key = {"task_options": {"steps": 3, "api_key": "another"}}
+    check_earlier_runs(tmp_path, comparison(more, **{**settings, **other_key}))
+    # A setting that the version of then did not have, or that was None.
+    (where / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in run.settings.items() if k != "exam_samples"}))
+    check_earlier_runs(tmp_path, made)
+
+
+def test_a_model_may_be_elsewhere_since_but_no_other_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/lm", "b/lm", "c/lm"):
+        Path(name).mkdir(parents=True)
+        Path(name, "model.safetensors").write_text("weights of b" if name[0] == "b" else "weights")
+    for name in ("a/rows.jsonl", "c/rows.jsonl"):
+        Path(name).write_text("{}")
+
+    def made(folder: str) -> Comparison:
+        return comparison({"methods": ["sasr"]}, model_name_or_path=f"{folder}/lm", data=f"{folder}/rows.jsonl")
+
+    run = final(made("a"), "sasr")
+    Path(run.path).mkdir(parents=True)
+    Path(run.path, "exam.json").write_text(json.dumps({"final": {}}))
+    absolute = {name: str(tmp_path / run.settings[name]) for name in ("model_name_or_path", "data")}
+    Path(run.path, "config.yaml").write_text(yaml.safe_dump({**run.settings, **absolute}))
+    check_earlier_runs(tmp_path, made("a"))
+    check_earlier_runs(tmp_path, made("c"))  # a copy
+    shutil.copy("a/rows.jsonl", "b")
+    assert "model_name_or_path: " in error_of(check_earlier_runs, tmp_path, made("b"))
+    Path("b/rows.jsonl").write_text("{ }")
+    assert "data: " in error_of(check_earlier_runs, tmp_path, made("b"))
+    shutil.rmtree("a")
+    check_earlier_runs(tmp_path, made("c"))
+    hub = comparison({"methods": ["sasr"]}, model_name_or_path="owner/lm", data="c/rows.jsonl")
+    assert "owner/lm now" in error_of(check_earlier_runs, tmp_path, hub)
+
+
 def test_variables_of_a_comparison_that_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("A", "STRAY"):
@@ -112,8 +170,9 @@ def test_variables_of_a_comparison_that_goes_on(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "comparison.yaml").write_text("env: {A: after}\n")
     (tmp_path / "config.yaml").write_text("env: {STRAY: after}\n")  # of something else
+    monkeypatch.setenv("HOME", str(tmp_path))
     resumed = ["--output_dir", "out", "--resume_from_checkpoint"]
-    for flags in (resumed, [resumed[2], *resumed[:2]]):
+    for flags in (resumed, [resumed[2], *resumed[:2]], ["--output_dir=~/out", resumed[2]]):
         monkeypatch.setenv("A", "before")
         set_environment(["compare", *flags])
         assert (os.environ["A"], os.environ["STRAY"]) == ("after", "before")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import sasr
+import zygote
 from sasr.checkpoints import STATE_FILE
 from sasr.compare import command, report, runner
 from sasr.compare.plan import Comparison
@@ -63,7 +66,7 @@ class Started(SimpleNamespace):
         where = Path(command[command.index("--output_dir") + 1])
         path = where.relative_to(self.root).as_posix()
         self.paths.append(path)
-        self.given.append(kwargs | {"held": [os.fstat(file).st_ino for file in kwargs["pass_fds"]]})
+        self.given.append(kwargs | {"command": command, "held": [os.fstat(file).st_ino for file in kwargs["pass_fds"]]})
         outcome = self.outcome(path)
         code: int | None = 0
         if path.startswith("warmups") and isinstance(outcome, int):
@@ -138,6 +141,16 @@ def test_what_a_process_is_started_with(compared, monkeypatch, devices):
     for given in compared.given:
         assert given["held"] == [lock] and given["start_new_session"] is True
         assert given["env"].items() >= (os.environ.items() - {("CUDA_VISIBLE_DEVICES", "7")})
+
+
+def test_a_process_imports_nothing_from_the_current_directory(compared, tmp_path):
+    """Nor does the installed command: a file there may have the name of a package."""
+    compared(scores)
+    start = compared.given[0]["command"]
+    (tmp_path / "yaml.py").write_text("raise ImportError('of something else')")
+    version = [*start[: start.index("train")], "--version"]
+    process = zygote._POPEN(version, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.communicate(timeout=120)[0] == f"sasr {sasr.__version__}\n"
 
 
 def test_a_point_with_a_run_that_failed_is_left_out(compared):

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from sasr.callbacks import StopRequest
 from sasr.disconnect import is_hangup, lasting_output, stop_signals
 from whole_runs import start
 
@@ -74,6 +75,27 @@ def test_nohup_is_respected():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert is_hangup(signal.SIGHUP) and not is_hangup(signal.SIGTERM)
+
+
+def test_a_sigterm_that_is_passed_on_asks_for_no_more():
+    """Who ends all processes of a job reaches a run, and the comparison or launcher that tells it too."""
+    now, said = [0.0], []
+    stop = StopRequest(said.append, clock=lambda: now[0])
+    for now[0] in (50.0, 50.3, 51.9):
+        stop._receive(signal.SIGTERM, None)
+    assert stop.signal == signal.SIGTERM and len(said) == 1
+    now[0] = 52.1
+    with pytest.raises(KeyboardInterrupt):
+        stop._receive(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_is_at_once(first):
+    stop = StopRequest(lambda text: None, clock=lambda: 50.0)
+    stop._receive(first, None)
+    stop._receive(signal.SIGHUP, None)
+    with pytest.raises(KeyboardInterrupt):
+        stop._receive(signal.SIGINT, None)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])

@@ -103,7 +103,12 @@ def test_what_sparse_logs_do_not_tell():
 
 def test_results_of_a_comparison_have_no_token():
     secret = {"hub_token": "hf_x", "model_init_kwargs": {"token": "hf_y"}}
+    secret |= {"env": {"HF_TOKEN": "hf_v", "WANDB_API_KEY": "hf_w", "HF_HUB_OFFLINE": "1"}}
+    secret |= {"task_options": {"api_key": "hf_u", "servers": [{"password": "hf_t"}], "steps": 3}}
     recipe = {"task": "stories", "sft_warmup_steps": 4, "max_steps": 10, **secret}
     made = read({**recipe, "compare": {"methods": {"sft": {"hub_token": "hf_z"}, "sasr": {}}}}, "r.yaml", {}, {})
-    text = json.dumps(report.results(made, [], {}, {}, {}, "sasr compare"))
+    found = report.results(made, [], {}, {}, {}, "sasr compare")
+    text = json.dumps(found)
     assert "hf_" not in text and "sft_warmup_steps" in text
+    assert found["comparison"]["env"] == {"HF_HUB_OFFLINE": "1"}
+    assert found["comparison"]["task_options"]["steps"] == 3 and made.settings["env"] == secret["env"]

@@ -79,6 +79,16 @@ def test_checkpoint_of_another_config(error, run, flags, fragment):
     assert "run/checkpoint-4 belongs to another run" in message and fragment in message
 
 
+def test_a_home_that_no_shell_has_filled_in(error, run, monkeypatch):
+    """transformers does, and so the run is there."""
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    checkpoint = Path.cwd() / "run" / "checkpoint-4"
+    for flags in (["--output_dir=~/run", "--resume_from_checkpoint"], ["--resume_from_checkpoint=~/run/checkpoint-4"]):
+        assert f"{checkpoint} belongs to another run (gamma: 1.0 then, 2.0 now)" in error(*flags, "--gamma", "2")
+    message = error("--output_dir=~/other", "--resume_from_checkpoint")
+    assert "no checkpoint to resume from in ~/other" in message
+
+
 def test_checkpoint_of_another_world_size(error, run):
     path = run / "checkpoint-4" / "sasr_state.json"
     state = json.loads(path.read_text())

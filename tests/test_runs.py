@@ -15,6 +15,7 @@ import pytest
 import report_data
 import sasr.cli
 from sasr import InputError, locks
+from sasr.exam.request import read_request
 from sasr.metrics import read_metrics, read_totals, sft_share
 from sasr.runs import command
 
@@ -104,6 +105,18 @@ def test_states_of_a_run(folder, capsys):
     (run / locks.LOCK_FILE).unlink()
     (run / "config.yaml").write_text("max_steps: 40\n")
     assert state() == ("finished", "finished", None), "all steps are done"
+
+
+def test_a_home_that_no_shell_has_filled_in(folder, capsys, monkeypatch):
+    """As in --output_dir=~/run, or in quotes."""
+    monkeypatch.setenv("HOME", str(folder.resolve()))
+    run = report_data.run(folder / "whole")
+    ((entry,), _) = listed(capsys, "~/whole")
+    assert entry["directory"] == str(run.resolve())
+    assert sasr.cli.main(["report", "~/whole", "--output=~/page.html"]) == 0
+    assert (folder / "page.html").is_file() and not Path("~").exists()
+    asked = read_request(["--model", "tiny-llama", "--task", "stories", "--output_dir=~/exam"])
+    assert asked.output_dir == folder.resolve() / "exam"
 
 
 def test_a_hard_kill_lets_go_of_the_lock(tmp_path):

@@ -102,6 +102,11 @@ def test_others_are_started(arguments, how):
     assert process._status is None and process.wait() == 0
 
 
+def test_a_command_without_the_current_directory():
+    found = zygote._command([sys.executable, "-P", "-m", "sasr", "train"])
+    assert found == zygote._Command("sasr", None, ["train"], unbuffered=False, safe=True)
+
+
 def test_what_a_command_starts_is_forked_too(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

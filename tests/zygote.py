@@ -44,12 +44,13 @@ _POPEN = subprocess.Popen
 
 
 class _Command(NamedTuple):
-    """`module` or `script` with `arguments`; `unbuffered` is python's -u."""
+    """`module` or `script` with `arguments`; `unbuffered` is python's -u, `safe` its -P."""
 
     module: str | None
     script: str | None
     arguments: list[str]
     unbuffered: bool
+    safe: bool = False
 
 
 def _command(args: Any) -> _Command | None:
@@ -61,10 +62,10 @@ def _command(args: Any) -> _Command | None:
         return _Command("accelerate.commands.accelerate_cli", None, words[1:], False)
     if words[:1] != [sys.executable]:
         return None
-    unbuffered = words[1:2] == ["-u"]
-    rest = words[2 if unbuffered else 1 :]
+    unbuffered, safe = (words[1:2] == [flag] for flag in ("-u", "-P"))
+    rest = words[2 if unbuffered or safe else 1 :]
     if rest[:1] == ["-m"] and rest[1:2] and rest[1] in MODULES:
-        return _Command(rest[1], None, rest[2:], unbuffered)
+        return _Command(rest[1], None, rest[2:], unbuffered, safe)
     if unbuffered and rest[:1] and rest[0].endswith(".py"):  # by torchrun
         return _Command(None, rest[0], rest[1:], True)
     return None
@@ -262,7 +263,7 @@ def _become(told: dict[str, Any], files: list[int]) -> _Command:
     first = told["cwd"] if command.module else str(Path(command.script).resolve().parent)
     path = os.environ.get("PYTHONPATH", "")
     added = [os.path.abspath(part) for part in path.split(os.pathsep) if part and path != before.get("PYTHONPATH")]
-    sys.path[:0] = [first, *added]
+    sys.path[:0] = [*([] if command.safe else [first]), *added]
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
     sys.argv = [command.script or "-m", *command.arguments]

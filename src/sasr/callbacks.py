@@ -38,15 +38,19 @@ _NAMES = {"completions/mean_length": "completion_length", "completions/clipped_r
 
 
 _LOGS_KEPT = 2000
+_PASSED_ON_SECONDS = 2.0  # as long as a SIGTERM may take on its way through the process that started the run
 
 
 class StopRequest:
     """Ctrl-C, SIGTERM or a closed terminal ends the run after the step under way, with a checkpoint; a second Ctrl-C or
-    SIGTERM ends it at once."""
+    SIGTERM ends it at once. A SIGTERM within two seconds is the first one again: what ends all processes of a job
+    reaches a run by itself, and as its comparison or launcher passes it on."""
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self.say = say
         self.signal: int | None = None
+        self._clock = clock
+        self._since = 0.0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -60,10 +64,11 @@ class StopRequest:
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.signal is not None:
-            if is_hangup(number):
+            passed_on = number == signal.SIGTERM and self._clock() - self._since < _PASSED_ON_SECONDS
+            if is_hangup(number) or passed_on:
                 return
             raise KeyboardInterrupt
-        self.signal = number
+        self._since, self.signal = self._clock(), number
         self.say("stopping after this step and saving; once more to stop at once")
 
 

@@ -167,6 +167,7 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
     """Resolve `--resume_from_checkpoint [PATH]`: what is left of the arguments; the checkpoint; the settings of its run
     as defaults; and whether that run has none yet, and has to begin again."""
     from .checkpoints import later_note, newest_whole
+    from .model_files import expand
     from .parsing import read_recipe
     from .run_directory import CONFIG_FILE
     from .terminal import is_main
@@ -176,22 +177,23 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
     if not resumes:
         return rest, None, None, False
     given = value_of(rest, "--output_dir")
+    where = expand(given) if given else None  # as transformers does
     if value is None:
-        if given is None:
+        if where is None:
             raise InputError(f"{flag}: name the run with --output_dir, or give a checkpoint")
-        checkpoint = newest_whole(given, print if is_main() else lambda text: None)
-        if checkpoint is None and not (Path(given) / CONFIG_FILE).is_file():
+        checkpoint = newest_whole(where, print if is_main() else lambda text: None)
+        if checkpoint is None and not (where / CONFIG_FILE).is_file():
             raise InputError(f"no checkpoint to resume from in {given}")
     else:
-        checkpoint = Path(value)
+        checkpoint = expand(value)
         if not checkpoint.is_dir():
             raise InputError(f"{flag}: there is no checkpoint {value}")
         if (checkpoint / CONFIG_FILE).is_file():
             raise InputError(f"{flag}: {value} is a run, not a checkpoint: give --output_dir {value} {flag}")
-        in_place = given is None or Path(given).resolve() == checkpoint.resolve().parent
+        in_place = where is None or where.resolve() == checkpoint.resolve().parent
         if in_place and is_main() and (note := later_note(checkpoint)):
             print(note)
-    directories = ([Path(given)] if given else []) + ([checkpoint.parent] if checkpoint is not None else [])
+    directories = ([where] if where is not None else []) + ([checkpoint.parent] if checkpoint is not None else [])
     if given is None:
         rest = [*rest, "--output_dir", str(directories[0])]
     configs = [d / CONFIG_FILE for d in directories if (d / CONFIG_FILE).is_file()]

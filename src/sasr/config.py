@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from trl import GRPOConfig
 from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_checks, spread, step_costs, warmup
 from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
+from .model_files import expand
 from .redaction import redacted_parts, without_hub_tokens
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh, check_study
@@ -384,7 +384,7 @@ class SASRConfig(GRPOConfig):
 
 def sft_share_of(run: str) -> float:
     """Share of SFT among a run's steps after the warm-up. Raises `InputError` if there are none, or not all logged."""
-    lines = read_metrics(Path(run) / METRICS_FILE)
+    lines = read_metrics(expand(run) / METRICS_FILE)
     share = sft_share(lines)
     if share is None:
         raise InputError(f"{run} has no steps after its warm-up, so no share of SFT: let it run first")

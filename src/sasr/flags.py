@@ -7,12 +7,12 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from .errors import InputError
+from .model_files import expand
 
 
 class Flags(argparse.ArgumentParser):
@@ -71,9 +71,9 @@ def set_environment(argv: Sequence[str]) -> None:
     config, directory = value_of(rest, "--config"), value_of(rest, "--output_dir")
     files = []
     if resumes:
-        files += [Path(directory) / name for name in ("config.yaml", "comparison.yaml")] if directory else []
-        files += [Path(checkpoint).parent / "config.yaml"] if checkpoint else []
-    files += [Path(config)] if config else []  # last: it overrides what the run has
+        files += [expand(directory) / name for name in ("config.yaml", "comparison.yaml")] if directory else []
+        files += [expand(checkpoint).parent / "config.yaml"] if checkpoint else []
+    files += [expand(config)] if config else []  # last: it overrides what the run has
     for file in files:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from trl import ModelConfig, TrlParser
 from .config import SASRConfig
 from .errors import InputError, did_you_mean
 from .flags import set_variable
+from .model_files import expand
 from .schedules import settings_of_other_schedules
 from .task_config import RECIPES, TaskConfig, json_mapping
 from .warmup import AUTO
@@ -69,7 +70,7 @@ _steps_or_auto.__name__ = "int"  # what argparse calls it in a message
 def recipe_path(name: str) -> Path:
     """The file that a recipe is read from: the user's own, or one that comes with sasr. A directory of that name, such
     as `gsm8k` with its data, is no recipe."""
-    path = Path(name)
+    path = expand(name)
     return path if path.suffix or path.is_file() else RECIPES / f"{name}.yaml"
 
 

@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from . import checkpoints
 from .errors import InputError
 from .metrics import METRICS_FILE, MetricsFile, read_metrics
+from .model_files import expand
 from .schedules import Sasr, Schedule
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _PROBE_SETTINGS = (
 def find(args: SASRConfig) -> Path:
     """The checkpoint at the end of the warm-up that `warmup_from` names: a run's directory, or the checkpoint itself.
     Raises `InputError` if it is not there, or of another step."""
-    path, steps = Path(str(args.warmup_from)), args.sft_warmup_steps
+    path, steps = expand(str(args.warmup_from)), args.sft_warmup_steps
     if not path.is_dir():
         raise InputError(f"warmup_from: there is no directory {path}")
     checkpoint = path / f"checkpoint-{steps}"

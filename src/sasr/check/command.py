@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sasr.errors import InputError
+from sasr.model_files import expand
 
 if TYPE_CHECKING:
     from sasr.parsing import Settings
@@ -91,7 +92,7 @@ def _read(argv: list[str]) -> tuple[Settings, _Options]:
     settings = parse(["--output_dir", "unused", *rest], defaults)
     tiny = str(settings.model.model_name_or_path).startswith("tiny-")
     return settings, _Options(
-        json=None if file is None else Path(file),
+        json=None if file is None else expand(file),
         counts_tokens=bool(named & {"--config", "--model_name_or_path"} or tiny)
         and settings.model.model_name_or_path is not None,
         judges_needs=judges_needs,

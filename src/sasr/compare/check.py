@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from trl import ModelConfig
 
 from sasr.checkpoints import comparable, digest_rows, fingerprint
 from sasr.config import SASRConfig
 from sasr.errors import InputError
+from sasr.exam.store import digest_of_model
+from sasr.model_files import local_path
 from sasr.parsing import Parser, Settings, check_values, parse, read_recipe
 from sasr.rollout_engine import check_device, check_installed
 from sasr.rows import RowReader, collect_rows, overlap_notes
 from sasr.run import check_reward_weights, check_without_model
 from sasr.run_directory import CONFIG_FILE, check_free
+from sasr.task_config import TaskConfig
 from sasr.tasks import get_task
 from sasr.tasks.base import Task
 
 from .measures import has_begun
-from .plan import Comparison, Method, Run, differences, with_additions
+from .plan import PLACES, Comparison, Method, Run, differences, with_additions
 
 COMPARISON_FILE = "comparison.yaml"
 ROWS_FILE = "rows.json"
@@ -135,9 +139,16 @@ def check_earlier_runs(directory: Path, comparison: Comparison) -> None:
         config = None if begun is None else directory / begun / CONFIG_FILE
         if config is None or not config.is_file():
             continue
-        # What a run has of its own: a tuned value may be another one's.
+        recipe = read_recipe(str(config))
+        # What a run has of its own: a tuned value may be another one's. And what is not known of it: nothing is written
+        # of a setting that is None, nor was by versions that did not have it.
         own = {"seed", "warmup_from", "sft_share", *run.point}
-        then, now = _facts(read_recipe(str(config)), own), _facts(run.settings, own)
+        defaults = {**vars(TaskConfig()), **vars(ModelConfig())}
+        own |= {name for name, value in defaults.items() if value is not None and name not in recipe}
+        then, now = _facts(recipe, own), _facts(run.settings, own)
+        for name in ("task", *PLACES):
+            if _may_be_one(then.get(name), now.get(name)):
+                now[name] = then[name]
         shown = "; ".join(differences(then, now))
         if shown:
             raise InputError(
@@ -147,11 +158,22 @@ def check_earlier_runs(directory: Path, comparison: Comparison) -> None:
 
 
 def _facts(values: Mapping[str, Any], own: set[str]) -> dict[str, Any]:
-    """What these settings come to, but for those of `own` and the date of a chat template."""
+    """What these settings come to, but for secrets, those of `own` and the date of a chat template."""
     settings = parse(["--output_dir", "unused"], defaults=dict(values))
-    facts = {k: v for k, v in comparable(fingerprint(settings.training.to_dict())).items() if k not in own}
+    every = {**vars(settings.task), **vars(settings.model), **settings.training.to_dict()}
+    facts = {k: v for k, v in comparable(fingerprint(every)).items() if k not in own}
     kwargs = {k: v for k, v in (facts.pop("chat_template_kwargs", None) or {}).items() if k != "date_string"}
     return json.loads(json.dumps({**facts, "chat_template_kwargs": kwargs}, default=str))
+
+
+def _may_be_one(then: Any, now: Any) -> bool:
+    """Whether two paths may mean one thing though they differ: `config.yaml` has those of then absolute, and with their
+    folder it has been moved, so that nothing is left there, or copied."""
+    (path, _, part), (other, _, its) = (str(value or "").partition(":") for value in (then, now))
+    old, new = local_path(path), local_path(other)
+    if old is None or new is None or part != its:  # a configuration, or a class in a file
+        return False
+    return not old.exists() or digest_of_model(str(old)) == digest_of_model(str(new))
 
 
 def with_earlier_rows(directory: Path, digests: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sasr.errors import InputError, did_you_mean, disk_failures_told
 from sasr.flags import Flags
+from sasr.model_files import expand
 from sasr.redaction import redacted_command
 from sasr.runs.state import only_tuning_failed, resume_command
 
@@ -33,7 +34,7 @@ Methods x seeds on one task at an equal budget: every run, a table with interval
                      without it the recipe of the task
   --methods NAME ... methods of the recipe, or schedules; default: sft static sasr random. A bare random has the share
                      of SFT that sasr had with the same seed, a bare grpo no warm-up
-  --seeds SEEDS      such as 1-8, or 1 2 3; default: 1-3
+  --seeds SEEDS      such as 1-8, or 1 2 3, of every method; default: those of the recipe, or 1-3
   --budget KIND=N    of each run: steps, seconds (inside steps) or rollout_tokens; default: steps=max_steps
   --baseline NAME    what the others are compared with; default: the recipe's, or static, or else the first
   --jobs N           runs at a time; default: one for each CUDA device, or else for each CPU core (with a budget of
@@ -64,12 +65,15 @@ def compare(argv: list[str]) -> int:
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
     jobs, devices = _jobs(options.jobs, comparison.budget)
     named = options.output_dir or recipe.get("output_dir")
-    if named:
-        check.check_directory(Path(named), comparison)
+    if not isinstance(named, str | None):
+        raise InputError(f"{source}: output_dir is {named!r}, but it must be text")
+    place = expand(named) if named else None
+    if place is not None:
+        check.check_directory(place, comparison)
     digests, told = check.check_runs(comparison, jobs)
-    if named:
-        check.check_earlier_runs(Path(named), comparison)
-    directory = Path(named) if named else _new_directory(name)
+    if place is not None:
+        check.check_earlier_runs(place, comparison)
+    directory = place if place is not None else _new_directory(name)
     rows = check.with_earlier_rows(directory, digests)
     from sasr.checkpoints import write_atomically
     from sasr.run_directory import claim
@@ -144,7 +148,7 @@ def _recipe(options: argparse.Namespace, flags: dict[str, Any]) -> tuple[dict[st
             raise InputError("--resume_from_checkpoint takes no value here: each run goes on from its last checkpoint")
         if options.output_dir is None or config is not None:
             raise InputError("--resume_from_checkpoint: name the comparison with --output_dir, without --config")
-        config = str(Path(options.output_dir) / COMPARISON_FILE)
+        config = str(expand(options.output_dir) / COMPARISON_FILE)
         if not Path(config).is_file():
             raise InputError(f"there is no comparison to go on with in {options.output_dir}")
     base = base_recipe(flags)

@@ -16,6 +16,8 @@ from sasr.schedules import settings_of_other_schedules
 
 Values = dict[str, Any]
 BUDGETS = {"steps": "max_steps", "seconds": "max_seconds", "rollout_tokens": "max_rollout_tokens"}
+# Settings that may name files or folders of the user's.
+PLACES = ("data", "demonstrations", "exam_data", "model_name_or_path")
 # Settings that compare gives to each run by itself, beside those of AFTER_WARMUP, and that no warm-up depends on.
 _BY_RUN = {
     "schedule", "max_steps", "max_seconds", "max_rollout_tokens", "exam_at", "exam_every", "exam_split", "exam_samples",

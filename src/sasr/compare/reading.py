@@ -56,7 +56,7 @@ def read(recipe: Values, source: str, flags: Values, options: Mapping[str, Any])
     budget = _budget(options.get("budget") or section.get("budget"), recipe.get("max_steps"), source)
     seeds = seeds_of(_first(options.get("seeds"), section.get("seeds"), "1-3"), "seeds")
     shared = {k: v for k, v in {**recipe, **flags}.items() if k not in _REFUSED and k != "schedule"}
-    methods = _methods(section, options.get("methods"), seeds, source)
+    methods = _methods(section, options, seeds, source)
     names = [method.name for method in methods]
     baseline = _baseline(section, options, names)
     tune_seeds: tuple[int, ...] = ()
@@ -84,8 +84,8 @@ def _baseline(section: Mapping[str, Any], options: Mapping[str, Any], names: lis
     return str(given)
 
 
-def _methods(section: Values, chosen: list[str] | None, seeds: tuple[int, ...], source: str) -> list[Method]:
-    given = section.get("methods")
+def _methods(section: Values, options: Mapping[str, Any], seeds: tuple[int, ...], source: str) -> list[Method]:
+    given, chosen = section.get("methods"), options.get("methods")
     if isinstance(given, str):
         given = given.split()
     if isinstance(given, list):
@@ -96,6 +96,8 @@ def _methods(section: Values, chosen: list[str] | None, seeds: tuple[int, ...], 
         defined = {name: defined.get(name, own) for name, own in _bare(chosen).items()}
     elif given is None:
         defined = _bare(_DEFAULT_METHODS)
+    if options.get("seeds") is not None:  # for all, as other flags are: comparison.yaml has those of each method
+        defined = {name: {key: value for key, value in own.items() if key != "seeds"} for name, own in defined.items()}
     if not defined:
         raise InputError(f"{source}: there are no methods: name at least one, such as {' '.join(_DEFAULT_METHODS)}")
     grid = _grid(section.get("tune"), f"{source}: tune")

@@ -16,7 +16,7 @@ import numpy as np
 from sasr.checkpoints import write_atomically
 from sasr.exam.passk import proportion_interval
 from sasr.live import format_duration
-from sasr.redaction import without_hub_tokens
+from sasr.redaction import is_secret, redacted_parts, without_hub_tokens
 
 from . import statistics
 from .measures import Measures, cost, metrics_of, per_problem
@@ -157,10 +157,14 @@ def results(
 
 
 def _without_tokens(recipe: Values) -> Values:
-    """The recipe's and its methods' settings without what logs in to the Hub: these files are shown to others."""
+    """The recipe's and its methods' settings without what logs in to the Hub, or is another secret: these files are
+    shown to others, and nothing is run from them."""
     section = recipe["compare"]
-    methods = {name: without_hub_tokens(own) for name, own in section["methods"].items()}
-    return without_hub_tokens(recipe) | {"compare": section | {"methods": methods}}
+    methods = {name: redacted_parts(without_hub_tokens(own)) for name, own in section["methods"].items()}
+    shown = redacted_parts(without_hub_tokens(recipe)) | {"compare": section | {"methods": methods}}
+    if isinstance(variables := recipe.get("env"), dict):  # as in config.yaml
+        shown["env"] = {name: value for name, value in variables.items() if not is_secret(name)}
+    return shown
 
 
 def write(directory: Path, content: Figures) -> None:

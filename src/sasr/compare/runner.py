@@ -27,7 +27,6 @@ from sasr.checkpoints import last_checkpoint, step_of
 from sasr.disconnect import STOPS
 from sasr.errors import InputError
 from sasr.live import format_duration
-from sasr.redaction import hub_tokens
 
 from . import report, starting, tuning
 from .check import plain
@@ -210,12 +209,13 @@ class Runner:
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory / run.path
         checkpoint = last_checkpoint(where)
-        command = [sys.executable, "-m", "sasr", "train", "--output_dir", str(where)]
+        # -P: no file of the current directory stands in for a package, as with the command itself.
+        command = [sys.executable, "-P", "-m", "sasr", "train", "--output_dir", str(where)]
         log = self.directory / _LOGS / f"{run.path}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
             command.append("--resume_from_checkpoint")
-            values, first = hub_tokens(run.settings), step_of(checkpoint)  # its config.yaml leaves them out
+            values, first = starting.recipe_to_go_on(run), step_of(checkpoint)
         else:
             starting.clear(self.directory, run)
             values = starting.recipe_of(run, self.directory, self.measured, self.runs, bool(self.devices))

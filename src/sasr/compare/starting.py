@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sasr.errors import InputError
+from sasr.redaction import hub_tokens
 from sasr.run_directory import check_unfinished
 from sasr.template_date import date_of
 
 from .measures import Measures
-from .plan import Run, Values
+from .plan import PLACES, Run, Values
 
 _SAID = ("sasr: error: ", "sasr: failed: ")
 
@@ -43,6 +44,17 @@ def recipe_of(
     if isinstance(kwargs, dict):
         dated = next(filter(None, (date_of(directory / other.path) for other in others)), {})
         recipe |= {"chat_template_kwargs": {**dated, **kwargs}} if dated else {}
+    return recipe
+
+
+def recipe_to_go_on(run: Run) -> Values:
+    """What a run that goes on is told besides its `config.yaml`: the tokens, which that leaves out, and where its data
+    and its model are. There they are absolute paths, and the comparison may have been moved together with them."""
+    recipe = hub_tokens(run.settings)
+    for name in PLACES:
+        value = str(run.settings.get(name) or "")
+        if value and (Path(value).exists() or Path(value.partition(":")[0]).is_dir()):  # with a configuration
+            recipe[name] = value
     return recipe
 
 

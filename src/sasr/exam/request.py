@@ -171,7 +171,7 @@ def read_request(argv: list[str]) -> Request:
         raise InputError(f"k is {k}, but n is {values['n']}: pass@{k} needs as many samples, raise n or lower k")
     for name in ("perturb", "difficulty"):
         values[name] = tuple(dict.fromkeys(values[name]))
-    values["output_dir"] = None if values["output_dir"] is None else Path(values["output_dir"])
+    values["output_dir"] = None if values["output_dir"] is None else expand(values["output_dir"])
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
     if values["dtype"] not in _DTYPES:
         raise unknown("dtype", values["dtype"], _DTYPES)

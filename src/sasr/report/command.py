@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sasr.errors import InputError, did_you_mean
 from sasr.flags import Flags
+from sasr.model_files import expand
 from sasr.report import REPORT_FILE, describe, write_report
 from sasr.terminal import TerminalView
 
@@ -34,14 +33,14 @@ def report(argv: list[str]) -> int:
     if options.directory is None:
         raise InputError("no directory: name the output_dir of sasr train, exam or compare")
     say = TerminalView().message  # a print fails where the output has no signs for a name
-    directory = Path(options.directory)
-    page = Path(options.output) if options.output is not None else directory / REPORT_FILE
+    directory = expand(options.directory)
+    page = expand(options.output) if options.output is not None else directory / REPORT_FILE
     if page.is_dir():
         raise InputError(f"--output {page} is a directory: name a file")
     if options.figures is not None:
         from sasr.report.figures import write_figures
 
-        count = write_figures(describe(directory, page), Path(options.figures))
+        count = write_figures(describe(directory, page), expand(options.figures))
         say(f"{count} figures in {options.figures}, each as SVG and PNG")
     size = write_report(directory, page).stat().st_size
     say(f"{page} ({size / 1e6:.1f} MB)" if size >= 1e6 else f"{page} ({size / 1e3:.0f} kB)")

@@ -12,6 +12,7 @@ from rich.text import Text
 from sasr.errors import InputError, did_you_mean
 from sasr.flags import Flags
 from sasr.live import format_duration
+from sasr.model_files import expand
 from sasr.report.text import visible
 from sasr.runs.entries import Entry, find
 from sasr.terminal import TerminalView
@@ -41,7 +42,7 @@ def runs(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     if rest:
         raise InputError(f"unknown argument {rest[0]}{did_you_mean(rest[0], ['--json'])}")
-    roots = [Path(name) for name in options.directories] or [p for p in map(Path, ("runs", "exams")) if p.is_dir()]
+    roots = [expand(name) for name in options.directories] or [p for p in map(Path, ("runs", "exams")) if p.is_dir()]
     if not roots:
         raise InputError("there is no runs/ or exams/ here: name a directory, sasr runs DIR")
     for root in roots:
