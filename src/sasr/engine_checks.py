@@ -48,7 +48,7 @@ def check(trainer: SASRTrainer) -> None:
         )
     if trainer.aux_loss_enabled and args.kinds_of_steps(trainer.schedule)[0]:
         raise InputError(
-            f"router_aux_loss_coef ({trainer.router_aux_loss_coef:g}) would balance the model's experts in GRPO's loss "
+            f"router_aux_loss_coef ({trainer.router_aux_loss_coef}) would balance the model's experts in GRPO's loss "
             "alone: with SFT steps set it to 0"
         )
     if trainer.rollout_func is not None and isinstance(trainer.schedule, Uft | R3):
