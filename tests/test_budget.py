@@ -177,6 +177,7 @@ def test_a_spent_budget_trains_no_further_unless_it_is_raised(tmp_path, monkeypa
         {"schedule": "sasr", "gamma_schedule": "cosine"},
         {"schedule": "docs/results/rule-study/rules.py:SasrCosine"},
         {"schedule": "sasr", "gamma_schedule": "constant", "curriculum": "easy_to_hard"},
+        {"schedule": "random", "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.5},
     ],
 )
 def test_a_run_that_is_spread_over_its_length_cannot_be_made_longer(tmp_path, settings):

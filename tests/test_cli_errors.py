@@ -135,6 +135,11 @@ FLAGS = {
     "no-batch": (["--per_device_train_batch_size", "0"], ["per_device_train_batch_size is 0"]),
     "seed": (["--seed", "99999999999999999999"], ["seed is 99999999999999999999", "2^32"]),
     "adam": (["--adam_beta1", "2"], ["adam_beta1 is 2.0", "below 1"]),
+    "label-smoothing": (["--label_smoothing_factor", "0.1"], ["label_smoothing_factor 0.1", "neither", "set it to 0"]),
+    "moving-base": (
+        ["--use_peft", "true", "--beta", "0.01", "--sync_ref_model", "true"],
+        ["sync_ref_model moves the reference model", "with use_peft", "set one to false"],
+    ),
     "logging-steps": (["--logging_steps", "-1"], ["logging_steps is -1", "above 0"]),
     "weight-nan": (["--reward_weights", "nan", "1"], ["reward_weights is nan", "finite"]),
     "dtype": (["--dtype", "float33"], ["float33", "bfloat16"]),

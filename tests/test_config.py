@@ -136,6 +136,16 @@ def test_schedules_take_their_settings():
             "cannot read metrics file nowhere/metrics.jsonl: No such file",
         ),
         ({"steps_per_generation": 3, "gradient_accumulation_steps": 2, "num_generations": 4}, "divide one another"),
+        ({"enable_jit_checkpoint": True}, "in the middle of a step.*set it to false; sasr train saves at SIGTERM"),
+        ({"bf16_full_eval": True}, "bf16_full_eval leaves the model on the CPU.*set it to false"),
+        ({"fp16_full_eval": True}, "fp16_full_eval leaves the model on the CPU.*set it to false"),
+        ({"optim": "lomo"}, "optim lomo moves the weights in the backward pass.*set it to another"),
+        ({"optim": "adalomo"}, "optim adalomo moves the weights in the backward pass"),
+        ({"optim": "galore_adamw_layerwise"}, "optim galore_adamw_layerwise moves the weights in the backward pass"),
+        (
+            {"optim": "schedule_free_sgd", "separate_optimizer_states": True},
+            "_free_sgd keeps weights.*optimizer_states to false",
+        ),
     ],
 )
 def test_impossible_settings(changes, message):
@@ -288,6 +298,12 @@ def test_fingerprint_ignores_where_and_how_often():
     assert checkpoints.fingerprint(moved.to_dict()) == one
     for changes in ({"gamma": 2.0}, {"learning_rate": 1e-3}, {"seed": 1}, {"temperature": 0.9}):
         assert checkpoints.fingerprint(config(**changes).to_dict()) != one
+
+
+def test_a_run_may_go_on_without_what_has_been_refused_since():
+    settings = config().to_dict()
+    for had in ({"label_smoothing_factor": 0.1}, {"enable_jit_checkpoint": True}, {"bf16_full_eval": True}):
+        assert checkpoints.fingerprint(settings | had) == checkpoints.fingerprint(settings)
 
 
 def test_rows_digest_sees_contents_and_order():

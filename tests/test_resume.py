@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import HfApi
 from peft import LoraConfig
 from safetensors.torch import load_file
 
@@ -267,3 +271,36 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
     saved = outcome(tmp_path, 14)["weights"]
     for name, parameter in again.model.named_parameters():
         assert torch.equal(parameter.cpu(), saved[name])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "checkpoints_sent"),
+    [
+        ("end", {}),
+        ("every_save", {}),
+        ("checkpoint", {"checkpoint-7": "last-checkpoint", "checkpoint-14": "last-checkpoint"}),
+        ("all_checkpoints", {"checkpoint-7": "checkpoint-7", "checkpoint-14": "checkpoint-14"}),
+    ],
+)
+def test_what_is_pushed_while_a_run_goes_on_stays_where_it_is(tmp_path, monkeypatch, strategy, checkpoints_sent):
+    """The client of the Hub reads it in a thread of its own, whenever that comes to it."""
+    sent: list[tuple[Path, str | None]] = []
+
+    def upload(self, *, folder_path, path_in_repo=None, **options):
+        assert options["run_as_future"] and not (run / checkpoints.STAGING).exists()
+        sent.append((Path(folder_path), path_in_repo))
+        (done := Future()).set_result(None)
+        return done
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **options: SimpleNamespace(repo_id=f"me/{name}"))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    build(run, "aligned", save_steps=7, push_to_hub=True, hub_strategy=strategy).train()
+    assert {folder.name: place for folder, place in sent if place} == checkpoints_sent
+    assert [folder for folder, place in sent if not place] == [run] * (0 if strategy == "end" else 2)
+    for folder, place in sent:
+        assert (folder / "model.safetensors").is_file() and (not place or (folder / checkpoints.MANIFEST).is_file())
+        checkpoints.check_whole(folder)
+    if strategy != "end":
+        last = run / "checkpoint-14" / "model.safetensors"
+        assert (run / "model.safetensors").read_bytes() == last.read_bytes(), "the model of the last save is beside it"

@@ -296,16 +296,6 @@ def test_sasr_in_expectation_is_the_mixture_with_mu_equal_p():
     assert mean == pytest.approx(p * g_sft + (1 - p) * g_grpo, abs=0.05)
 
 
-@pytest.mark.parametrize("weights", [(0, 0), (-1, 1), (1, -0.1)])
-def test_impossible_plan(weights):
-    with pytest.raises(ValueError, match="weights"):
-        StepPlan(*weights, sft_probability=0.5)
-
-
-def test_plan_kinds():
-    assert [StepPlan(*w, 0.5).kind for w in ((1, 0), (0, 1), (0.5, 0.5))] == ["sft", "grpo", "both"]
-
-
 def observed(*values, **settings) -> SignalTracker:
     tracker = SignalTracker(warmup_steps=4, **settings)
     for step, value in enumerate(values):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 
 import toy
 from sasr import step_metrics
@@ -271,3 +271,37 @@ def test_a_demonstration_that_could_not_be_judged(tmp_path, failures):
         return
     trained.train()
     assert max(trained.chosen.advantages) > 0
+
+
+def experts() -> MixtralForCausalLM:
+    config = MixtralConfig(
+        vocab_size=len(toy.CHARACTERS) + 3,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MixtralForCausalLM(config)
+
+
+def test_experts_that_grpo_alone_would_balance_are_refused(tmp_path):
+    """An SFT step has no such term, by default neither: the two kinds of steps would pull in different ways."""
+    for given, shown in (({}, "0.001"), ({"router_aux_loss_coef": 0.1}, "0.1")):
+        with pytest.raises(InputError, match=rf"router_aux_loss_coef \({shown}\) .*: with SFT steps set it to 0"):
+            toy.trainer(tmp_path, lm=experts(), **given)
+    both = {"schedule": "static", "sft_warmup_steps": 1, "max_steps": 2, "router_aux_loss_coef": 0.0}
+    trained = toy.trainer(tmp_path, lm=experts(), **both)
+    trained.train()
+    assert trained.counts["sft_steps"] == trained.counts["grpo_steps"] == 1
+    alone = toy.trainer(tmp_path, lm=experts(), schedule="grpo", sft_warmup_steps=0, max_steps=1)
+    alone.train()
+    assert toy.history(alone, "aux_loss")[0][0] > 0, "as TRL has it"

@@ -21,6 +21,7 @@ from recorded_steps import (
     text,
     tokens,
 )
+from sasr import InputError
 from sasr.demonstrations import Demonstration
 from sasr.schedules import StepPlan
 from sasr.selection import Selection
@@ -161,3 +162,28 @@ def test_success_with_a_hint_says_nothing_about_a_level(tmp_path):
     ]
     assert any(hinted) and not all(hinted)
     assert len(observed) == hinted.count(False) // trained.num_generations
+
+
+def test_hints_that_a_function_of_ones_own_would_not_show_are_refused(tmp_path):
+    """It is given the prompts; what it wrote was judged, and trained on, as if it had gone on from the hint."""
+
+    class Shown:
+        needs_warmup = False
+
+        def plan(self, signals):
+            return StepPlan(0.0, 1.0, 0.0, demonstrations="hints", hint=1.0)
+
+        def uses(self, warmup_steps, total_steps):
+            return True, True
+
+    def rollouts(prompts, trainer):
+        raise AssertionError("asked all the same")
+
+    refused = {"match": "rollout_func does not show the policy the hints"}
+    for schedule in ("uft", "r3"):
+        with pytest.raises(InputError, **refused):
+            toy.trainer(tmp_path, schedule=schedule, more={"rollout_func": rollouts})
+    own = {"schedule": Shown(), "rollout_func": rollouts}
+    trained = toy.trainer(tmp_path, schedule="grpo", sft_warmup_steps=0, more=own)
+    with pytest.raises(InputError, **refused):
+        trained.train()

@@ -38,7 +38,8 @@ _FREE = {
     "num_completions_to_print", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "match_run", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "include_for_metrics", "prediction_loss_only",
-    "max_skipped_steps", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval", "warmup_from",
+    "max_skipped_steps", "per_device_eval_batch_size", "warmup_from",
+    "bf16_full_eval", "fp16_full_eval", "label_smoothing_factor", "enable_jit_checkpoint",  # since refused
     "reward_failures", "reward_timeout", "ddp_find_unused_parameters", "vllm_group_port",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing",
     "activation_checkpointing_kwargs", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode",
@@ -143,8 +144,10 @@ def _extends(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         return False
     if key in ("max_seconds", "max_rollout_tokens"):
         return now[key] is None or (then[key] is not None and now[key] > then[key])
-    # With a constant learning rate nothing before the old end depends on where the end is.
-    constant = str(now.get("lr_scheduler_type", "")) in ("constant", "constant_with_warmup")
+    # With a constant learning rate nothing before the old end depends on where the end is, unless it first rises over a
+    # share of the steps.
+    shape, rise = str(now.get("lr_scheduler_type", "")), now.get("warmup_steps") or 0
+    constant = shape == "constant" or (shape == "constant_with_warmup" and not 0 < rise < 1)
     return key == "max_steps" and constant and now[key] > then[key]
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
+from .rollouts import NO_HINTS
+from .schedules.r3 import R3
+from .schedules.uft import Uft
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -43,6 +46,13 @@ def check(trainer: SASRTrainer) -> None:
             f"use_transformers_continuous_batching casts the weights to {mixed} for good, and small updates vanish: "
             f"leave it out, or set {mixed} to false"
         )
+    if trainer.aux_loss_enabled and args.kinds_of_steps(trainer.schedule)[0]:
+        raise InputError(
+            f"router_aux_loss_coef ({trainer.router_aux_loss_coef}) would balance the model's experts in GRPO's loss "
+            "alone: with SFT steps set it to 0"
+        )
+    if trainer.rollout_func is not None and isinstance(trainer.schedule, Uft | R3):
+        raise InputError(NO_HINTS)
     if args.flat_groups != "keep" and (trainer._is_vlm or trainer.aux_loss_enabled):
         raise InputError(f"flat_groups {args.flat_groups} is for dense text models: set it to keep")
 

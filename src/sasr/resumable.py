@@ -162,6 +162,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
                 raise
             finally:
                 self._staging = None
+            if self.args.push_to_hub:
+                self._push_from_checkpoint(str(run_dir / name))
         if self.args.should_save:
             drop_timed(run_dir, run_dir / name)
             # What may be gone back to stays, however many follow.
@@ -170,6 +172,11 @@ class ResumableGRPOTrainer(GRPOTrainer):
             rotate_checkpoints(str(run_dir), limit, kept, use_mtime=True)
         self.accelerator.wait_for_everyone()
         self._timed_saves.saved(self.state.global_step, begun)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        # It is read while the run goes on: from where it stays, not from where it is staged.
+        if self._staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)

@@ -12,9 +12,12 @@ from . import fused_head, generation_defaults, prefill, spread
 from .adapters import base_of
 from .ahead import Made, RolloutsAhead
 from .demonstrations import Ids, end_of_turn_id
+from .errors import InputError
 from .input_hooks import keep_one_hook
 from .resumable import ResumableGRPOTrainer
 from .reward_guard import RewardGuard
+
+NO_HINTS = "rollout_func does not show the policy the hints of a demonstration: leave it out, or use another schedule"
 
 
 class ObservedGRPOTrainer(ResumableGRPOTrainer):
@@ -136,6 +139,8 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
 
     def _generate(self, prompts):
         hints = self.hints_for_rollouts() if self.model.training else []
+        if any(hints) and self.rollout_func is not None:
+            raise InputError(NO_HINTS)
         seen = self.state.num_input_tokens_seen
         self._hints = hints if any(hints) else None
         try:

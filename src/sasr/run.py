@@ -263,6 +263,10 @@ def check_without_model(settings: Settings, resumed: bool = False) -> str:
         raise InputError(
             "save_only_model: a run cannot go on from such checkpoints; leave it out, or set save_strategy no"
         )
+    if args.sync_ref_model and settings.model.use_peft:
+        raise InputError(
+            "sync_ref_model moves the reference model, which with use_peft is the base, and stays: set one to false"
+        )
     if args.on_collapse == "rollback" and not (settings.task.exam_every and settings.task.exam_rows):
         raise InputError("on_collapse rollback goes back to the best exam: set exam_every, and exam_rows, to 1 or more")
     others = ", ".join(key for key in args.model_init_kwargs or {} if key != "token")

@@ -31,8 +31,6 @@ from .spread import own_part, total, without_spread
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
 
-BEFORE_THE_STEP = ("all", "failed")
-TIED_TO_ROLLOUTS = ("hints", "gated", "group")
 _HINT_PARTS = 5  # of a demonstration, as in UFT
 
 

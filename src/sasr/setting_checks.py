@@ -83,8 +83,7 @@ def check_values(args: SASRConfig) -> None:
     args.take_share_of_match()
     if args.warmup_from is not None and args.sft_warmup_steps < 1:
         raise InputError("warmup_from needs the length of that run's warm-up: set sft_warmup_steps to 1 or more")
-    if args.load_best_model_at_end:
-        raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+    _check_of_transformers(args)
 
 
 def _check_of_trl(args: SASRConfig) -> None:
@@ -122,6 +121,27 @@ def _check_of_trl(args: SASRConfig) -> None:
             raise unknown(name, getattr(args, name), known)
 
 
+def _check_of_transformers(args: SASRConfig) -> None:
+    """What transformers takes from everyone, and does nothing here, or harm."""
+    if args.load_best_model_at_end:
+        raise InputError("load_best_model_at_end is not supported: compare checkpoints by exam instead")
+    if args.enable_jit_checkpoint:
+        # The step's rows, signals and random numbers have moved by then, its weights have not.
+        raise InputError(
+            "enable_jit_checkpoint saves in the middle of a step, and no run goes on from there as it was: set it to "
+            "false; sasr train saves at SIGTERM by itself, and in Python save_minutes bounds what is lost"
+        )
+    if args.label_smoothing_factor != 0:
+        raise InputError(
+            f"label_smoothing_factor {args.label_smoothing_factor} acts on neither the SFT loss nor GRPO's: set it to 0"
+        )
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, name):  # transformers then waits for train() with moving the model
+            raise InputError(
+                f"{name} leaves the model on the CPU until training begins, for the exam before it too: set it to false"
+            )
+
+
 def check_scheduler(args: SASRConfig) -> None:
     # Tried out here on a parameter of no use: transformers would complain only after the model is loaded.
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -135,6 +155,17 @@ def check_scheduler(args: SASRConfig) -> None:
 
 
 def check_optimizer(args: SASRConfig) -> None:
+    name = str(_value(args.optim))
+    if "lomo" in name or name.endswith("layerwise"):
+        # SASR's rule would read a norm of 0, clipping and skipping steps would do nothing.
+        raise InputError(
+            f"optim {name} moves the weights in the backward pass, before the gradient norm is known: set it to another"
+        )
+    if name.startswith("schedule_free") and args.separate_optimizer_states:
+        raise InputError(
+            f"optim {name} keeps weights in its state, and separate_optimizer_states would swap them too: set "
+            "separate_optimizer_states to false, or optim to another"
+        )
     # transformers looks for packages and reads optim_args only when the optimizer is made.
     from transformers import Trainer
 

@@ -45,8 +45,8 @@ from .held_out import HeldOut
 from .optimizer_states import OptimizerStates
 from .reward_guard import no_reward
 from .rollouts import ObservedGRPOTrainer
-from .schedules import GRPO_STEP, Schedule, StepPlan, decide
-from .selection import BEFORE_THE_STEP, TIED_TO_ROLLOUTS, Chosen, Selection, check_fresh, check_queue, divide
+from .schedules import BEFORE_THE_STEP, GRPO_STEP, TIED_TO_ROLLOUTS, Schedule, StepPlan, decide
+from .selection import Chosen, Selection, check_fresh, check_queue, divide
 from .sft_loss import sft_loss
 from .step_costs import AUTO, StepCosts
 from .step_metrics import finish_step

@@ -18,7 +18,7 @@ OVERRIDDEN = (
     "_get_per_token_logps_and_entropies", "_compute_loss",
     # resumable.py: what a checkpoint holds and when it counts
     "train", "_get_output_dir", "_save_checkpoint", "_save_rng_state", "_load_optimizer_and_scheduler",
-    "_load_from_checkpoint", "_load_rng_state", "_maybe_log_save_evaluate",
+    "_load_from_checkpoint", "_load_rng_state", "_maybe_log_save_evaluate", "_push_from_checkpoint",
 )  # fmt: skip
 CALLED = (
     "_prepare_input",
@@ -33,7 +33,7 @@ ATTRIBUTES = (
     "ref_model", "beta", "reward_weights", "reward_funcs",
     "reward_func_names", "scale_rewards", "_pending_metrics", "_pending_extra_logs",
     "temperature", "chat_template_kwargs", "use_vllm", "vllm_generation", "shuffle_dataset", "loss_type",
-    "aux_loss_enabled", "_is_vlm", "tools", "environment_factories", "rollout_func",
+    "aux_loss_enabled", "router_aux_loss_coef", "_is_vlm", "tools", "environment_factories", "rollout_func",
     "use_transformers_continuous_batching",
     "current_gradient_accumulation_steps",
 )  # fmt: skip

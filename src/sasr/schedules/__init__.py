@@ -7,7 +7,18 @@ argument of the class have the same name.
 from __future__ import annotations
 
 from .alternate import Alternate
-from .base import GRPO_STEP, SFT_STEP, Schedule, Signals, StepPlan, coin, decide, draw
+from .base import (
+    BEFORE_THE_STEP,
+    GRPO_STEP,
+    SFT_STEP,
+    TIED_TO_ROLLOUTS,
+    Schedule,
+    Signals,
+    StepPlan,
+    coin,
+    decide,
+    draw,
+)
 from .chord_mu import ChordMu
 from .chord_phi import ChordPhi
 from .cosine import Cosine
@@ -56,9 +67,11 @@ def settings_of_other_schedules(schedule: str) -> dict[str, str]:
 
 # The classes of the table are importable from here too.
 __all__ = [
+    "BEFORE_THE_STEP",
     "GRPO_STEP",
     "SCHEDULES",
     "SFT_STEP",
+    "TIED_TO_ROLLOUTS",
     "Schedule",
     "Signals",
     "StepPlan",

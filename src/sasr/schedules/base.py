@@ -7,6 +7,14 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from sasr.errors import InputError, unknown
+
+# Names of which demonstrations (`sasr.selection`), by whether the rollouts of the same step decide it, and of what a
+# token counts (`sasr.token_weights`).
+BEFORE_THE_STEP = ("all", "failed")
+TIED_TO_ROLLOUTS = ("hints", "gated", "group")
+TOKEN_WEIGHTS = ("uniform", "phi", "shaped_ratio", "sft_and_ratio")
+
 
 @dataclass(frozen=True)
 class Signals:
@@ -97,7 +105,18 @@ class StepPlan:
 
     def __post_init__(self) -> None:
         if self.sft_weight < 0 or self.grpo_weight < 0 or self.sft_weight + self.grpo_weight == 0:
-            raise ValueError(f"a step needs weights >= 0 and at least one above 0, not {self}")
+            raise InputError(f"a step needs weights >= 0 and at least one above 0, not {self}")
+        for name, known in (
+            ("demonstrations", BEFORE_THE_STEP + TIED_TO_ROLLOUTS),
+            ("token_weight", TOKEN_WEIGHTS),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(f"{name} of a StepPlan", getattr(self, name), known)
+        if self.demonstrations in TIED_TO_ROLLOUTS and not self.grpo_weight:
+            raise InputError(
+                f"demonstrations {self.demonstrations!r} of a StepPlan go with the rollouts of its step: give it a "
+                f"grpo_weight above 0, not {self.grpo_weight}"
+            )
 
     @property
     def kind(self) -> str:
@@ -147,7 +166,12 @@ def coin(share: float, signals: Signals) -> StepPlan:
 
 
 def decide(schedule: Schedule, signals: Signals) -> StepPlan:
-    """The plan of a step: SFT during the warm-up, afterwards what the schedule says."""
+    """The plan of a step: SFT during the warm-up, afterwards what the schedule says. Raises `InputError` if it returns
+    anything else than a plan."""
     if signals.step < signals.warmup_steps:
         return SFT_STEP
-    return schedule.plan(signals)
+    plan = schedule.plan(signals)
+    if not isinstance(plan, StepPlan):
+        name = type(schedule).__qualname__
+        raise InputError(f"schedule {name}: its plan() must return a StepPlan, not {plan!r:.80}: correct it")
+    return plan
