@@ -313,7 +313,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # An adapter names it as its base, and vLLM looks there.
         model.name_or_path = str(Path(path).resolve())
     peft_config = get_peft_config(settings.model)
-    revision, given = settings.model.model_revision, (args.model_init_kwargs, args.liger_kernel_config)
+    revision, given = settings.model.model_revision, args.model_init_kwargs
     if revision not in (None, "main"):
         if peft_config is not None:
             peft_config.revision = revision
@@ -321,7 +321,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
             # By these TRL loads the reference model, and a reward model that is given by its name.
             if any(isinstance(function, str) for function in task.reward_funcs()):
                 raise InputError("model_revision with beta and a reward model by name: download the model first")
-            args.model_init_kwargs = {**(given[0] or {}), "revision": revision}
+            args.model_init_kwargs = {**(given or {}), "revision": revision}
     try:
         trainer = SASRTrainer(
             model=model,
@@ -336,8 +336,8 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # Settings that only TRL, PEFT or an engine can judge, with the model at hand; packages that they need.
         raise InputError(str(error)) from error
     finally:
-        # TRL changes the other too. A resumed run is compared by them before there is a trainer.
-        args.model_init_kwargs, args.liger_kernel_config = given
+        # A resumed run is compared by them before there is a trainer.
+        args.model_init_kwargs = given
     for callback in progress_callbacks(trainer):
         trainer.remove_callback(callback)
     return trainer
