@@ -83,6 +83,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     say = view.message if view is not None else (lambda text: None)
 
     # Everything that can be wrong, cheapest first, before the model.
+    setting_checks.check_devices(args)
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
     name = check_without_model(settings, resumed=checkpoint is not None)
