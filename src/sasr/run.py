@@ -140,20 +140,21 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     for note in [*notes, *safeguards.notes(args, settings.task.exam_split)]:
         say(note)
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
-    model, tokenizer = load_model(
-        name,
-        dtype=settings.model.dtype,
-        attn_implementation=settings.model.attn_implementation,
-        seed=args.seed,
-        quantization=quantization,
-        device=args.device,
-        **options,
-    )
+    with out_of_memory.of_model(name, args.device, settings.model):
+        model, tokenizer = load_model(
+            name,
+            dtype=settings.model.dtype,
+            attn_implementation=settings.model.attn_implementation,
+            seed=args.seed,
+            quantization=quantization,
+            device=args.device,
+            **options,
+        )
     if getattr(model, "_hf_peft_config_loaded", False):  # of the Hub; its base is frozen, and it is too
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     for note in check_positions(longest, model.config, args.max_completion_length):
         say(note)
-    with failures_told(directory):
+    with failures_told(directory), out_of_memory.of_model(name, args.device, settings.model, model):
         if checkpoint is None and is_main():
             claim(directory)
             checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
