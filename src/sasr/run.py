@@ -137,7 +137,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
-    for note in [*notes, *safeguards.notes(args, settings.task.exam_split)]:
+    for note in [*notes, *args.precision_notes, *safeguards.notes(args, settings.task.exam_split)]:
         say(note)
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
     with out_of_memory.of_model(name, args.device, settings.model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sasr import precision
 from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 from sasr.errors import InputError
 from sasr.exam import measures
@@ -124,9 +125,11 @@ class Examiner:
         quantization = None
         if request.load_in_4bit:
             # What sasr train computes in, unless told otherwise: see SASRConfig.
-            bf16, fp16 = ((request.run or {}).get(name) for name in ("bf16", "fp16"))
-            compute = compute_dtype(device.type != "cpu" and not fp16 if bf16 is None else bf16, bool(fp16))
-            quantization = config_of({**(request.run or {}), "load_in_4bit": True}, compute)
+            run = request.run or {}
+            bf16, fp16 = run.get("bf16"), bool(run.get("fp16"))
+            if bf16 is None and not fp16:
+                bf16, fp16 = precision.default(run, on_cpu=device.type == "cpu")
+            quantization = config_of({**run, "load_in_4bit": True}, compute_dtype(bf16, fp16))
         with of_model(name, device, request):
             model, tokenizer = load_model(
                 name, dtype=request.dtype, tokenizer_texts=texts, quantization=quantization, device=device
