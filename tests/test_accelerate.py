@@ -73,6 +73,7 @@ def test_fsdp2_and_resume(tmp_path, one):
 def test_every_configuration_can_be_read_and_names_its_command(path):
     config = load_config_from_file(str(path))
     assert config.num_processes >= 1
+    assert config.gpu_ids is None, "accelerate would put it in the place of CUDA_VISIBLE_DEVICES"
     (line,) = [line for line in path.read_text().splitlines() if "accelerate launch" in line]
     words = shlex.split(line[line.index("accelerate launch") :])
     assert words[words.index("--config_file") + 1] == f"recipes/accelerate/{path.name}"

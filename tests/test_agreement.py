@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import toy
 from sasr import InputError
+from sasr.agreement import _dot
 from test_resume import assert_same, outcome
 
 SETTINGS = {
@@ -145,3 +147,11 @@ def test_auto_ends_by_agreement_where_that_can_be_seen(tmp_path):
     assert toy.settings(tmp_path, **auto, separate_optimizer_states=True).warmup_until == "agreement"
     plateau = toy.settings(tmp_path, **auto, separate_optimizer_states=True, warmup_until="plateau")
     assert plateau.warmup_until == "plateau" and plateau.sft_warmup_steps == 40
+
+
+def test_gradients_on_several_devices():
+    """Of a model that is split over them (`device_map`)."""
+    with FakeTensorMode():
+        parts = [torch.ones(3, device=f"cuda:{index}") for index in (1, 0)]
+        assert _dot(parts, parts).device == torch.device("cuda:1")
+    assert float(_dot([torch.ones(3), torch.full((2,), 2.0)], [torch.ones(3), torch.ones(2)])) == 7

@@ -190,6 +190,15 @@ def test_what_is_missing_from_the_machine(error, monkeypatch, setting, missing, 
     assert words in error(*SMALL, f"--{setting}", "true")
 
 
+def test_one_process_that_sees_several_gpus(error, monkeypatch):
+    """TRL says so when the data and the model are loaded."""
+    monkeypatch.setattr("sasr.config.SASRConfig.n_gpu", property(lambda args: 2))
+    monkeypatch.setattr("sasr.run.collect_rows", None)
+    message = error(*SMALL)
+    assert message.startswith("2 GPUs are visible to one process")
+    assert "CUDA_VISIBLE_DEVICES=0" in message and "torchrun --nproc_per_node 2 -m sasr train" in message
+
+
 def test_resume_without_a_directory(error):
     assert "--output_dir" in error("--resume_from_checkpoint")
 

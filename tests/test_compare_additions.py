@@ -113,6 +113,24 @@ def test_devices_have_the_names_that_the_environment_gives_them(monkeypatch, vis
     assert command._jobs(None, budget) == (2, devices)
 
 
+@pytest.mark.parametrize(("on_cpu", "expected"), [("true", (6, [])), ("false", (2, ["0", "1"]))])
+def test_runs_on_a_cpu_are_not_handed_out_to_gpus(where_every_run_fails, monkeypatch, on_cpu, expected):
+    """As many as there are GPUs, they left cores idle."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(runner, "cores", lambda: 6)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    jobs, found = command._jobs, []
+
+    def asked(*arguments):
+        found.append(jobs(*arguments))
+        raise InputError("far enough")
+
+    monkeypatch.setattr(command, "_jobs", asked)
+    flags = ["--methods", "sft", "--budget", "steps=4", "--sft_warmup_steps", "2", "--use_cpu", on_cpu]
+    assert sasr.cli.main(["compare", *flags]) == 2
+    assert found == [expected]
+
+
 def test_seconds_that_runs_share_are_said(where_every_run_fails, capsys):
     section = {"budget": "seconds=4", "seeds": "11-12", "methods": ["sft", "static"]}
     planned(section, lr_scheduler_type="constant")

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import sasr.cli
 import toy
+from sasr.quantised import accelerator_or_cpu
 from sasr.tiny import tiny_tokenizer
 from small_exam import EXAM, MORE, content, refused
 
@@ -150,6 +151,28 @@ def test_too_little_memory(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("sasr.exam.examiner.examine_rows", full)
     assert sasr.cli.main(["exam", *EXAM, "--output_dir", str(tmp_path / "exam")]) == 2
     assert "4 completions at a time: lower batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "flags", "said"),
+    [
+        ("sasr.exam.examiner.load_model", [], "model 'lm': not enough memory on {} for its weights: use --dtype bf"),
+        ("transformers.PreTrainedModel.to", [], "GB in float32: use --dtype bfloat16, with --load_in_4bit true too"),
+        ("transformers.PreTrainedModel.to", ["--dtype", "bfloat16"], "GB in bfloat16: use --load_in_4bit true, or a"),
+        # Neither for worked solutions nor for samples does it matter how many are generated at a time.
+        ("sasr.exam.scoring._log_probabilities", MORE, "not enough memory to measure entropy, KL or NLL: set dtype to"),
+        ("sasr.exam.scoring._log_probabilities", ["--entropy"], "not enough memory to measure entropy, KL or NLL: set"),
+    ],
+    ids=["files", "device", "narrow", "solutions", "samples"],
+)
+def test_too_little_memory_for_the_model(capsys, monkeypatch, tmp_path, where, flags, said):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(where, full)
+    assert sasr.cli.main(["exam", *EXAM, *flags, "--output_dir", str(tmp_path / "exam")]) == 2
+    err = capsys.readouterr().err
+    assert said.format(accelerator_or_cpu()) in err and err.count("\n") == 1
 
 
 def test_another_exams_directory(whole_exam, capsys, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -272,3 +273,26 @@ def test_an_exam_that_fails_after_a_step_leaves_the_step_saved(place, capsys, mo
     (place / "full").unlink()
     assert main(error.rpartition("go on with: sasr ")[2].split()) == 0
     assert sorted(json.loads((place / "run" / "exam.json").read_text())) == ["final", "step-3"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "less"),
+    [
+        ([], "--use_peft true --dtype bfloat16, with --load_in_4bit true too, or a smaller model"),
+        (["--use_peft", "true"], "--dtype bfloat16, with --load_in_4bit true too, or a smaller model"),
+        (["--use_peft", "true", "--dtype", "bfloat16"], "--load_in_4bit true, or a smaller model"),
+    ],
+    ids=["all weights", "adapter", "narrow base"],
+)
+@pytest.mark.parametrize("where", ["sasr.run.load_model", "sasr.trainer.SASRTrainer"])
+def test_a_model_that_does_not_fit_is_told_in_one_line(place, capsys, monkeypatch, where, flags, less):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(where, full)
+    assert main(["train", *FLAGS, *flags]) == 2
+    error = capsys.readouterr().err
+    dtype = "bfloat16" if "bfloat16" in flags else "float32"
+    size = rf", 0\.00\d+ GB in {dtype}" if "SASRTrainer" in where else ""
+    said = f"sasr: error: model 'tiny-llama': not enough memory on {PartialState().device} for its weights"
+    assert re.fullmatch(f"{re.escape(said)}{size}: use {re.escape(less)}\n", error), error

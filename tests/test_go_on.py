@@ -3,6 +3,7 @@ with settings that TRL changes."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from types import SimpleNamespace
@@ -14,10 +15,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
-import sasr.run
+import sasr.cli
 import toy
+from refusals import SMALL
 from sasr import InputError, checkpoints
-from sasr.parsing import parse
 from test_resume import assert_same, outcome
 
 STEPS = 12
@@ -110,20 +111,29 @@ def test_settings_that_divide_memory_are_free(tmp_path):
     assert again.state.global_step == STEPS
 
 
-def test_what_trl_makes_of_ligers_settings_is_put_back(tmp_path, monkeypatch):
-    """A resumed run is compared by its settings before there is a trainer, and was told that it is another."""
-    parsed = parse(["--output_dir", str(tmp_path / "run"), "--model_name_or_path", "tiny-llama", "--use_cpu", "true"])
+def test_liger_leaves_the_fused_head_and_a_run_goes_on(clean, monkeypatch):
+    """TRL says in the settings that Liger is not to replace the model's forward pass, and transformers reads it when
+    the training begins. A run that goes on is compared by its settings before TRL has said so."""
+    applied = []
+    monkeypatch.setattr("sasr.setting_checks.is_liger_kernel_available", lambda: True)
+    monkeypatch.setattr("transformers.trainer.apply_liger_kernel", lambda model, config: applied.append(config))
+    more = ["--use_liger_kernel", "true", "--liger_kernel_config", '{"rope": false}', "--use_cpu", "true"]
+    assert sasr.cli.main(["train", *SMALL, *more]) == 0
+    assert sasr.cli.main(["train", "--resume_from_checkpoint", "run/checkpoint-2"]) == 0
+    assert applied == [{"rope": False, "fused_linear_cross_entropy": False}] * 2
 
-    def trainer(args, **kwargs):
-        args.liger_kernel_config = {"fused_linear_cross_entropy": False}
-        return SimpleNamespace()
 
-    monkeypatch.setattr("sasr.trainer.SASRTrainer", trainer)
-    monkeypatch.setattr(sasr.run, "progress_callbacks", lambda trainer: [])
-    task = SimpleNamespace(reward_funcs=lambda: [toy.reward])
-    rows = [{"prompt": "1", "answer": "1"}]
-    sasr.run.build_trainer(parsed, toy.model(), toy.tokenizer(), task, rows, [], tmp_path)
-    assert parsed.training.liger_kernel_config is None
+def test_ligers_settings_as_given_and_as_trl_has_them_are_the_same(tmp_path):
+    """Earlier versions have saved either."""
+    saved: dict = {"rollout_step": 0}
+    without = [None, {}, {"fused_linear_cross_entropy": False}]
+    for then in without:
+        saved["fingerprint"] = {"liger_kernel_config": then}
+        (tmp_path / checkpoints.STATE_FILE).write_text(json.dumps(saved))
+        for now in without:
+            checkpoints.check_same_run(tmp_path, {"liger_kernel_config": now})
+        with pytest.raises(InputError, match=r"liger_kernel_config: .* then, \{'rope': False\} now"):
+            checkpoints.check_same_run(tmp_path, {"liger_kernel_config": {"rope": False}})
 
 
 def test_a_new_checkpoint_is_the_newest_by_its_date_too(tmp_path):

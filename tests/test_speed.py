@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import DynamicCache, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
 
 import toy
 from sasr import fused_head, prefill, record, spread
+from sasr.rollouts import ObservedGRPOTrainer
+from sasr.sft_loss import log_likelihoods
 from sasr.task_config import TaskConfig
 from sasr.tasks.base import Task, Verdict
 
@@ -97,6 +101,37 @@ def test_a_cache_that_cannot_be_copied_is_left_alone():
     recurrent = MambaForCausalLM(MambaConfig(vocab_size=len(toy.tokenizer()), **size))
     assert prefill.prompt_cache(recurrent, **inputs, index=index) is None
     assert prefill.prompt_cache(toy.model(), *(value[:, -1:] for value in inputs.values()), index=index) is None
+
+
+class Split(OtherCache):
+    """A model with a layer on each of two devices, which keeps the number of the row in every key."""
+
+    def __call__(self, input_ids, attention_mask, use_cache):
+        cache = DynamicCache()
+        for layer, device in enumerate(("meta", "cpu")):
+            keys = torch.arange(2.0, device=device).reshape(2, 1, 1, 1).expand(2, 1, 3, 4)
+            cache.update(keys, keys, layer)
+        return SimpleNamespace(past_key_values=cache)
+
+
+def test_a_model_that_is_split_over_devices(monkeypatch):
+    """By `device_map`: keys and values are where their layer is, and what the head gives where the head is."""
+    inputs = {name: torch.ones(3, 4, dtype=torch.long, device="meta") for name in ("input_ids", "attention_mask")}
+    cache = prefill.prompt_cache(Split(), **inputs, index=[0, 1, 0])
+    assert [layer.keys.device.type for layer in cache.layers] == ["meta", "cpu"]
+    assert cache.layers[0].values.shape == (3, 1, 3, 4)
+    assert cache.layers[1].values[:, 0, 0, 0].tolist() == [0, 1, 0]
+    with FakeTensorMode():
+        of_head = torch.zeros(2, 3, device="cuda:1")
+        found = SimpleNamespace(log_probs=of_head, entropy=of_head)
+        trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext), temperature=1.0)
+        batch = {"labels": torch.zeros(2, 4, dtype=torch.long, device="cuda:0")}
+        both = log_likelihoods(trainer, lambda **inputs: found, batch)
+        monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda self: (of_head, of_head, None))
+        trainer = object.__new__(ObservedGRPOTrainer)
+        trainer.accelerator = SimpleNamespace(device=torch.device("cuda:0"))
+        both += trainer._get_per_token_logps_and_entropies()[:2]
+    assert {str(part.device) for part in both} == {"cuda:0"}
 
 
 # ---- mixed precision ----

@@ -78,4 +78,5 @@ def observe(trainer: SASRTrainer, step: int, norm: float | None) -> float | None
 
 
 def _dot(xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([(x * y).sum(dtype=torch.float32) for x, y in zip(xs, ys, strict=True)]).sum()
+    device = xs[0].device  # a model may be split over several
+    return torch.stack([(x * y).sum(dtype=torch.float32).to(device) for x, y in zip(xs, ys, strict=True)]).sum()

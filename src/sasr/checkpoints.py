@@ -132,8 +132,18 @@ def check_same_warmup(checkpoint: Path, now: Mapping[str, Any]) -> None:
         )
 
 
+def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without secrets, which older checkpoints have in their settings, and without what TRL adds to those of Liger: a
+    run has it from its trainer on, and one that goes on is compared before."""
+    found = comparable(settings)
+    if isinstance(liger := found.get("liger_kernel_config"), Mapping):
+        kept = {name: value for name, value in liger.items() if value or name != "fused_linear_cross_entropy"}
+        found["liger_kernel_config"] = kept or None
+    return found
+
+
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    then, now = comparable(then), comparable(now)  # older checkpoints have the secrets in their settings
+    then, now = _as_given(then), _as_given(now)
     differing = [key for key in now if key in then and then[key] != now[key]]
     shown = "; ".join(f"{key}: {_short(then[key])} then, {_short(now[key])} now" for key in differing[:3])
     return shown + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")

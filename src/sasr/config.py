@@ -14,6 +14,7 @@ from . import agreement, ahead, budget, held_out, plugins, safeguards, setting_c
 from .errors import InputError, require
 from .metrics import METRICS_FILE, read_metrics, sft_share
 from .model_files import expand
+from .precision import settle_precision
 from .redaction import redacted_parts, without_hub_tokens
 from .schedules import SCHEDULES, Schedule
 from .selection import check_fresh, check_study
@@ -28,8 +29,8 @@ class SASRConfig(GRPOConfig):
 
     The shape of the learning rate (`lr_scheduler_type`, `warmup_steps`) spans the steps after the SFT warm-up; in the
     warm-up the rate is constant, because a decaying one makes the warm-up's gradient norm, the scale of SASR's rule,
-    meaningless. On a machine without accelerator `bf16` and `gradient_checkpointing` are off unless asked for, and
-    `logging_steps` is 1.
+    meaningless. On a CPU (`use_cpu`, or no accelerator) `bf16` and `gradient_checkpointing` are off unless asked for;
+    on a GPU that only emulates bfloat16 (T4, V100) `fp16` takes the place of `bf16`. `logging_steps` is 1.
 
     Args:
         schedule (`str`, *optional*, defaults to `"sasr"`):
@@ -256,12 +257,13 @@ class SASRConfig(GRPOConfig):
 
     def __post_init__(self):
         warmup.resolve_auto(self)
-        if not torch.accelerator.is_available():
-            # Measured on CPU: bf16 autocast is 1.5x slower, faster with AMX; checkpointing costs 17%.
-            self.bf16: bool | None = bool(self.bf16)
-            self.use_cpu: bool = self.use_cpu or self.bf16  # transformers would refuse bf16 here without it
+        # Measured on CPU: bf16 autocast is 1.5x slower, faster with AMX; checkpointing costs 17%.
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.precision_notes = settle_precision(self, on_cpu)
+        if on_cpu and self.bf16:
+            self.use_cpu: bool = True  # transformers would refuse bf16 here without it
         if self.gradient_checkpointing is None:
-            self.gradient_checkpointing = torch.accelerator.is_available()
+            self.gradient_checkpointing = not on_cpu
         if self.ddp_find_unused_parameters is None:
             # Each step uses every weight that is trained, so DDP need not search each backward pass for others.
             self.ddp_find_unused_parameters: bool | None = False

@@ -24,6 +24,12 @@ def check(trainer: SASRTrainer) -> None:
     if args.sft_norm_every and args.fp16:
         # The loss scaler unscales gradients once between two steps of the optimizer.
         raise InputError("sft_norm_every does not work with fp16: use bf16, or fp32")
+    if args.fp16 and args.precision_notes and _trains_narrow(trainer.model):
+        # In Python alone: the command line knows it before.
+        raise InputError(
+            "fp16, taken since this GPU only emulates bf16, trains no weights of 16 bits: load the model in float32, "
+            "or set bf16 to true or to false"
+        )
     if args.separate_optimizer_states and sharded:
         raise InputError("separate_optimizer_states needs a plain torch optimizer, not DeepSpeed or FSDP")
     if args.on_collapse == "rollback" and sharded:
@@ -60,3 +66,7 @@ def check(trainer: SASRTrainer) -> None:
 def _leaves_weights_in_parts(accelerator: Any) -> bool:
     zero = accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
     return zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True
+
+
+def _trains_narrow(model: Any) -> bool:
+    return any(p.requires_grad and p.element_size() == 2 for p in model.parameters())

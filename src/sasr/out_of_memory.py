@@ -1,16 +1,19 @@
-"""What is told when a step does not fit into memory: with which settings the same run goes on in less of it."""
+"""What is told when a step does not fit into memory: with which settings the same run goes on in less of it. And when
+a model does not."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from .checkpoints import loss_depends_on_division
-from .errors import RunFailed
+from .errors import InputError, RunFailed
 
 if TYPE_CHECKING:
     from .trainer import SASRTrainer
@@ -20,6 +23,45 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the system, has had no more memory to give."""
     by_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return by_type or (isinstance(error, Exception) and should_reduce_batch_size(error))
+
+
+@contextmanager
+def of_model(name: str, device: torch.device, settings: Any, model: Any = None) -> Iterator[None]:
+    """Turns too little memory for a model itself into an [`InputError`].
+
+    Args:
+        name (`str`): As the user calls it.
+        device (`torch.device`): Where it is to be.
+        settings ([`~trl.ModelConfig`] or [`~sasr.exam.request.Request`]): `dtype`, `load_in_4bit` and, of one that is
+            trained, `use_peft`.
+        model ([`~transformers.PreTrainedModel`], *optional*): Once its files are read; its size is told then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"model {name!r}: not enough memory on {device} for its weights{_size(model)}: {_less(settings)}"
+        ) from error
+
+
+def _size(model: Any) -> str:
+    if model is None:
+        return ""
+    size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
+    kind = "4 bits" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch.")
+    return f", {size:.3g} GB in {kind}"
+
+
+def _less(settings: Any) -> str:
+    """With which flags a model takes less, the mildest first."""
+    flags = [] if getattr(settings, "use_peft", True) else ["--use_peft true"]
+    flags += [] if settings.dtype in ("bfloat16", "float16") else ["--dtype bfloat16"]
+    choices = [" ".join(flags)] if flags else []
+    if not settings.load_in_4bit:
+        choices.append(f"{'with ' if flags else ''}--load_in_4bit true{' too' if flags else ''}")
+    return f"use {', '.join([*choices, 'or a smaller model'])}" if choices else "use a smaller model"
 
 
 def told(error: Exception, trainer: SASRTrainer, given_generation: bool) -> RunFailed:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from trl import ModelConfig, TrlParser
 
+from . import precision
 from .config import SASRConfig
 from .errors import InputError, did_you_mean
 from .flags import set_variable
@@ -225,6 +226,7 @@ def parse(argv: list[str], defaults: dict[str, Any] | None = None) -> Settings:
     if values["reward_weights"] is None:
         values["reward_weights"] = list(_DEFAULT_REWARD_WEIGHTS)
     given = {key: values[key] for key in values if key in recipe or key in flags}
+    values["bf16"] = precision.of_command_line(values)
     try:
         task, training, model = (
             TaskConfig(**_fields_of(TaskConfig, values)),

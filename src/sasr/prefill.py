@@ -82,7 +82,9 @@ def prompt_cache(
     cache = getattr(model(input_ids=ids, attention_mask=mask, use_cache=True, **options), "past_key_values", None)
     if not isinstance(cache, DynamicCache) or any(type(layer) not in _COPIED for layer in cache.layers):
         return None
-    cache.batch_select_indices(torch.tensor(index, device=ids.device))
+    for layer in cache.layers:
+        if layer.keys is not None:  # of a model that is split over devices each layer's are on its own
+            layer.batch_select_indices(torch.tensor(index, device=layer.keys.device))
     return cache
 
 

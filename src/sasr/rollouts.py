@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from trl.data_utils import is_conversational
 from trl.trainer.utils import remove_none_values
 
@@ -172,6 +173,7 @@ class ObservedGRPOTrainer(ResumableGRPOTrainer):
     def _get_per_token_logps_and_entropies(self, *arguments, **options):
         with fused_head.labelled_only(self.accelerator.device):
             found = super()._get_per_token_logps_and_entropies(*arguments, **options)
+        found = send_to_device(found, self.accelerator.device)  # from where the head of a split model is
         self._new_logps = found[0].detach()
         return found
 

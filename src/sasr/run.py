@@ -83,6 +83,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     say = view.message if view is not None else (lambda text: None)
 
     # Everything that can be wrong, cheapest first, before the model.
+    setting_checks.check_devices(args)
     task = get_task(settings.task.task, settings.task.task_options)
     check_reward_weights(task, settings)
     name = check_without_model(settings, resumed=checkpoint is not None)
@@ -136,23 +137,24 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     if checkpoint is None and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
-    for note in [*notes, *safeguards.notes(args, settings.task.exam_split)]:
+    for note in [*notes, *args.precision_notes, *safeguards.notes(args, settings.task.exam_split)]:
         say(note)
     say(f"{len(train_rows)} training rows, {len(exam_rows)} held out{purpose}; run directory {directory}")
-    model, tokenizer = load_model(
-        name,
-        dtype=settings.model.dtype,
-        attn_implementation=settings.model.attn_implementation,
-        seed=args.seed,
-        quantization=quantization,
-        device=args.device,
-        **options,
-    )
+    with out_of_memory.of_model(name, args.device, settings.model):
+        model, tokenizer = load_model(
+            name,
+            dtype=settings.model.dtype,
+            attn_implementation=settings.model.attn_implementation,
+            seed=args.seed,
+            quantization=quantization,
+            device=args.device,
+            **options,
+        )
     if getattr(model, "_hf_peft_config_loaded", False):  # of the Hub; its base is frozen, and it is too
         raise InputError(f"model {name!r}: only a LoRA adapter, merge it into its base model first")
     for note in check_positions(longest, model.config, args.max_completion_length):
         say(note)
-    with failures_told(directory):
+    with failures_told(directory), out_of_memory.of_model(name, args.device, settings.model, model):
         if checkpoint is None and is_main():
             claim(directory)
             checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
@@ -317,7 +319,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # An adapter names it as its base, and vLLM looks there.
         model.name_or_path = str(Path(path).resolve())
     peft_config = get_peft_config(settings.model)
-    revision, given = settings.model.model_revision, (args.model_init_kwargs, args.liger_kernel_config)
+    revision, given = settings.model.model_revision, args.model_init_kwargs
     if revision not in (None, "main"):
         if peft_config is not None:
             peft_config.revision = revision
@@ -325,7 +327,7 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
             # By these TRL loads the reference model, and a reward model that is given by its name.
             if any(isinstance(function, str) for function in task.reward_funcs()):
                 raise InputError("model_revision with beta and a reward model by name: download the model first")
-            args.model_init_kwargs = {**(given[0] or {}), "revision": revision}
+            args.model_init_kwargs = {**(given or {}), "revision": revision}
     try:
         trainer = SASRTrainer(
             model=model,
@@ -340,8 +342,8 @@ def build_trainer(settings: Settings, model, tokenizer, task, rows, demonstratio
         # Settings that only TRL, PEFT or an engine can judge, with the model at hand; packages that they need.
         raise InputError(str(error)) from error
     finally:
-        # TRL changes the other too. A resumed run is compared by them before there is a trainer.
-        args.model_init_kwargs, args.liger_kernel_config = given
+        # A resumed run is compared by them before there is a trainer.
+        args.model_init_kwargs = given
     for callback in progress_callbacks(trainer):
         trainer.remove_callback(callback)
     return trainer

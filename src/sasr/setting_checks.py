@@ -213,6 +213,17 @@ def check_processes(args: SASRConfig) -> None:
         )
 
 
+def check_devices(args: SASRConfig) -> None:
+    """Raise `InputError` where one process sees several GPUs. Not for trainers made in Python, whose model may be split
+    over them."""
+    # transformers would copy the model to each (`nn.DataParallel`), which TRL refuses once it is loaded.
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs are visible to one process: show it one (CUDA_VISIBLE_DEVICES=0 sasr train ...), or "
+            f"start one for each (torchrun --nproc_per_node {args.n_gpu} -m sasr train --output_dir DIR ...)"
+        )
+
+
 def check_batches(args: SASRConfig) -> None:
     if args.per_device_sft_batch_size is not None:
         require("per_device_sft_batch_size", args.per_device_sft_batch_size, lambda v: v >= 1, "1 or more")

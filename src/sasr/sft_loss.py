@@ -37,7 +37,8 @@ def log_likelihoods(
         if trainer.temperature == 1.0:
             with fused_head.labelled_only(labels.device):
                 output = model(**batch, fused_lm_head=True)
-            return output.log_probs, output.entropy.detach()
+            # Of a model that is split over devices they are where its head is.
+            return output.log_probs.to(labels.device), output.entropy.detach().to(labels.device)
         # TRL's fused head divides logits by the sampling temperature, which the likelihood must not.
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         logits = outputs.logits[:, :-1].float()

@@ -63,7 +63,8 @@ def compare(argv: list[str]) -> int:
     given = {**recipe, **flags}
     get_task(str(given.get("task") or "stories"), given.get("task_options"))  # what follows makes no sense without
     comparison = read(check.plain(recipe), source, check.plain(flags), vars(options))
-    jobs, devices = _jobs(options.jobs, comparison.budget)
+    on_cpu = str(comparison.settings.get("use_cpu")).lower() == "true"
+    jobs, devices = _jobs(options.jobs, comparison.budget, on_cpu)
     named = options.output_dir or recipe.get("output_dir")
     if not isinstance(named, str | None):
         raise InputError(f"{source}: output_dir is {named!r}, but it must be text")
@@ -184,13 +185,13 @@ def _new_directory(name: str) -> Path:
     return make_numbered("runs", f"compare-{name}")[0]
 
 
-def _jobs(given: str | None, budget: Budget) -> tuple[int, list[str]]:
-    """(processes at a time, CUDA devices)."""
+def _jobs(given: str | None, budget: Budget, on_cpu: bool = False) -> tuple[int, list[str]]:
+    """(processes at a time, CUDA devices that they work on)."""
     import torch
 
     from .runner import cores
 
-    devices = [str(index) for index in range(torch.cuda.device_count())]
+    devices = [] if on_cpu else [str(index) for index in range(torch.cuda.device_count())]
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     devices = visible[: len(devices)] if len(visible) >= len(devices) else devices
     if given is None:

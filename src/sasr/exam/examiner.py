@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sasr import precision
 from sasr.demonstrations import Demonstration, end_of_turn_id, tokenize_demonstrations, tokenize_prompts
 from sasr.errors import InputError
 from sasr.exam import measures
@@ -17,6 +18,7 @@ from sasr.exam.scoring import mean_per_token, nll_per_token, score
 from sasr.exam.store import block_seed
 from sasr.exam.vllm_engine import VllmEngine
 from sasr.models import load_configs, load_model, load_tokenizer
+from sasr.out_of_memory import of_model
 from sasr.quantised import accelerator_or_cpu, compute_dtype, config_of
 from sasr.rows import check_positions, check_readable
 from sasr.tasks.base import Row, Task
@@ -123,13 +125,18 @@ class Examiner:
         quantization = None
         if request.load_in_4bit:
             # What sasr train computes in, unless told otherwise: see SASRConfig.
-            bf16, fp16 = ((request.run or {}).get(name) for name in ("bf16", "fp16"))
-            compute = compute_dtype(device.type != "cpu" and not fp16 if bf16 is None else bf16, bool(fp16))
-            quantization = config_of({**(request.run or {}), "load_in_4bit": True}, compute)
-        model, tokenizer = load_model(
-            name, dtype=request.dtype, tokenizer_texts=texts, quantization=quantization, device=device
-        )
-        return (model if quantization is not None else model.to(device)).eval(), tokenizer
+            run = request.run or {}
+            bf16, fp16 = run.get("bf16"), bool(run.get("fp16"))
+            if bf16 is None and not fp16:
+                bf16, fp16 = precision.default(run, on_cpu=device.type == "cpu")
+            quantization = config_of({**run, "load_in_4bit": True}, compute_dtype(bf16, fp16))
+        with of_model(name, device, request):
+            model, tokenizer = load_model(
+                name, dtype=request.dtype, tokenizer_texts=texts, quantization=quantization, device=device
+            )
+        with of_model(name, device, request, model):
+            model = model if quantization is not None else model.to(device)
+        return model.eval(), tokenizer
 
     def _add_scores(self, records: Sequence[Record]) -> None:
         """Entropy and KL of each sampled completion; the token ids, which nobody reads, go."""

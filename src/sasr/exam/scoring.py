@@ -6,6 +6,7 @@ All three are of the models as they are, at temperature 1, and per completion to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sasr.demonstrations import Demonstration, collate
 from sasr.errors import InputError
+from sasr.out_of_memory import is_out_of_memory
 
 # Logits held at a time: (completions, length, vocabulary) in float32, a few copies of it.
 _MOST_LOGITS = {"cpu": 2**26}
@@ -25,6 +27,22 @@ def check_same_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedToken
         raise InputError(f"initial_model {name}: its tokenizer has another vocabulary, so there is no KL per token")
 
 
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Turns too little memory into an [`InputError`]. How many completions are generated at a time does not matter
+    here."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            "not enough memory to measure entropy, KL or NLL: set dtype to bfloat16, or leave out --entropy, "
+            "--initial_model and --nll_task, with another output_dir"
+        ) from error
+
+
+@_memory_told()
 def score(
     model: PreTrainedModel, completions: Sequence[Demonstration], pad_id: int, initial: PreTrainedModel | None = None
 ) -> list[dict[str, float]]:
