@@ -21,7 +21,7 @@ from .disconnect import is_hangup, stop_signals
 from .exam import examine_rows, merge_records, summarise
 from .exam.engines import TransformersEngine
 from .live import LiveView
-from .metrics import METRICS_FILE, MetricsFile
+from .metrics import METRICS_FILE, MetricsFile, sync_metrics
 from .report.reading import read_json
 from .safeguards import best_checkpoint
 from .schedules import draw
@@ -157,6 +157,7 @@ class Exams:
         self.results[label] = {"step": step, "split": self.split, **result.to_dict()}
         if args.process_index:
             return
+        sync_metrics(self.directory)
         (self.directory / "exams").mkdir(exist_ok=True)
         lines = "".join(json.dumps(record) + "\n" for record in result.completions)
         write_atomically(self.directory / "exams" / f"{label}.jsonl", lines)

@@ -22,6 +22,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from .errors import InputError, RunFailed
+from .metrics import sync_metrics
 from .redaction import comparable
 from .schedules import SCHEDULES
 
@@ -321,7 +322,9 @@ def date_last(checkpoint: Path) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Flush a staged checkpoint to disk and put it in its place, replacing one of the same name."""
+    """Flush a staged checkpoint to disk, and before it the metrics of the run whose steps it ends, and put it in its
+    place, replacing one of the same name."""
+    sync_metrics(final.parent)
     files = [p for p in staged.rglob("*") if p.is_file()]
     (staged / MANIFEST).write_text(
         json.dumps({str(p.relative_to(staged)): [p.stat().st_size, _digest(p)] for p in files}, indent=0)
