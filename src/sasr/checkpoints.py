@@ -233,6 +233,11 @@ def all_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
+def lies_in(checkpoint: str | Path, directory: str | Path) -> bool:
+    """Whether the run with this checkpoint is the one in the directory, and not another one."""
+    return Path(checkpoint).resolve().parent == Path(directory).resolve()
+
+
 def step_of(checkpoint: Path) -> int:
     """The step that its name tells."""
     return int(checkpoint.name.rpartition("-")[2])
