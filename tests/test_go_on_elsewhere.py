@@ -10,11 +10,13 @@ import pytest
 import yaml
 
 import sasr.cli
+from sasr import InputError
 from sasr.compare import report
 from sasr.compare.reading import read
 from sasr.metrics import read_totals
 from sasr.parsing import parse, read_recipe
 from sasr.run import config_text
+from sasr.run_directory import check_free, keep_settings, origin_of
 from sasr.runs.state import run_state
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -48,6 +50,65 @@ def test_into_a_directory_of_its_own(run, capsys):
     last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name[11:])).name
     weights = [(Path(name) / last / "model.safetensors").read_bytes() for name in ("run", "other")]
     assert weights[0] == weights[1]
+
+
+def killed(directory: Path, whole: Path) -> None:
+    """What is left of a run that is whole if it was killed after step 3, before its first checkpoint."""
+    shutil.rmtree(directory)
+    shutil.copytree(whole, directory)
+    for checkpoint in directory.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (directory / "model.safetensors").unlink()
+    (directory / ".lock").write_text("")
+    lines = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (directory / "metrics.jsonl").write_text("".join(lines[:3]))
+
+
+def test_before_its_own_first_checkpoint_it_goes_on_where_it_began(run, error, capsys):
+    """It began again at step 0, and the command that had begun it was refused."""
+    other, bare = Path("other"), ["--output_dir", "other", "--resume_from_checkpoint"]
+    begun = ["--resume_from_checkpoint", "run/checkpoint-2", "--output_dir", "other"]
+    assert sasr.cli.main(["train", *begun]) == 0
+    whole = Path(shutil.copytree(other, "whole"))
+    for command in (bare, begun):
+        killed(other, whole)
+        capsys.readouterr()
+        assert sasr.cli.main(["train", *command]) == 0
+        origin = Path("run/checkpoint-2").resolve()
+        assert f"other has no checkpoint yet: beginning again at {origin}\n" in capsys.readouterr().out
+        assert steps_of(other) == steps_of(run)
+        assert sorted(path.name for path in other.glob("checkpoint-*")) == ["checkpoint-4"]
+        assert (other / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert sasr.cli.main(["train", *begun]) == 0, "with a checkpoint of its own it goes on from there"
+    killed(other, whole)
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    shutil.rmtree(run / "checkpoint-2")
+    for command in (bare, begun):
+        message = error(*command)
+        assert "other has no checkpoint of its own yet, and " in message
+        assert "run/checkpoint-2, where it began, is gone: put it back, or begin another run in another" in message
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_begins_by_itself_forgets_where_another_began(run):
+    (other := Path("other")).mkdir()
+    keep_settings(other, "# sasr train\n", run / "checkpoint-2")
+    assert origin_of(other) == (run / "checkpoint-2").resolve()
+    keep_settings(other, "# sasr train\n", other / "checkpoint-4")
+    assert origin_of(other) == (run / "checkpoint-2").resolve()
+    check_free(other)
+    keep_settings(other, "# sasr train\n", None)
+    assert origin_of(other) is None
+
+
+def test_killed_between_its_initial_model_and_its_settings():
+    """The directory was refused to the same command."""
+    (other := Path("other")).mkdir()
+    (other / "initial_model").mkdir()
+    with pytest.raises(InputError, match="other is not empty"):
+        check_free(other)
+    (other / ".lock").touch()
+    check_free(other)
 
 
 def test_behind_later_checkpoints(run, capsys):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sasr import checkpoints
 from sasr.errors import InputError
 from sasr.metrics import MetricsFile, read_metrics, read_totals, seconds_of, steps_of
 
@@ -67,6 +68,27 @@ def test_a_failed_replacement_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         file.truncate_after(1)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_checkpoint_is_not_there_before_the_metrics_that_led_to_it(tmp_path, monkeypatch):
+    """After a power cut a run went on behind lines that were lost."""
+    MetricsFile(path := tmp_path / "metrics.jsonl").append({"step": 3})
+    (staged := tmp_path / checkpoints.STAGING / "checkpoint-3").mkdir(parents=True)
+    (staged / "weights").write_text("1")
+    done, sync, rename = [], os.fsync, os.rename
+
+    def synced(file):
+        done.append(next(p.name for p in (path, *staged.iterdir()) if os.path.samestat(os.fstat(file), p.stat())))
+        sync(file)
+
+    def renamed(source, target):
+        done.append(target.name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    checkpoints.publish(staged, tmp_path / "checkpoint-3")
+    assert sorted(done[:-1]) == ["metrics.jsonl", checkpoints.MANIFEST, "weights"] and done[-1] == "checkpoint-3"
 
 
 def test_errors_are_one_line_with_the_place(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import TrainerCallback
 import toy
 from sasr import InputError, locks, record
 from sasr.exam.request import read_request
+from sasr.metrics import METRICS_FILE, read_metrics
 from sasr.runs import entries
 from sasr.task_config import TaskConfig
 from sasr.tasks.base import Task, Verdict
@@ -71,6 +73,44 @@ def test_a_used_directory_is_for_going_on_only(tmp_path):
     again, results = recorded(tmp_path, ROWS)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert again.state.global_step == 3 and list(results) == ["initial", "step-2"]
+
+
+def test_going_on_from_another_run_is_for_a_directory_of_its_own(tmp_path):
+    """The settings, the metrics and at last the checkpoints of the run that was there went."""
+    first, kept, new = tmp_path / "first", tmp_path / "kept", tmp_path / "new"
+    for directory, changes in ((first, {}), (kept, {"seed": 4})):
+        recorded(directory, ROWS, **changes)[0].train()
+    before = contents(kept)
+    other, _ = recorded(kept, ROWS)
+    with pytest.raises(InputError, match=r"output_dir .*kept holds another run"):
+        other.train(resume_from_checkpoint=str(first / "checkpoint-2"))
+    assert contents(kept) == before and not locks.is_held(kept)
+    trainer, _ = recorded(new, ROWS)
+    trainer.train(resume_from_checkpoint=str(first / "checkpoint-2"))
+    assert trainer.state.global_step == 3 and state(new)[0] == "finished"
+
+
+def test_an_exam_is_not_on_disk_before_the_metrics_that_led_to_it(tmp_path, monkeypatch):
+    """After a power cut the metrics of a finished run ended before its last exam."""
+    done, sync, replace = [], os.fsync, os.replace
+
+    def synced(file):
+        path = tmp_path / METRICS_FILE
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            done.append(len(read_metrics(path)))
+        sync(file)
+
+    def replaced(source, target):
+        if Path(target).name == "exam.json":
+            done.append("exam")
+        replace(source, target)
+
+    trainer, results = recorded(tmp_path, ROWS, save_strategy="no")
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    trainer.train()
+    assert list(results) == ["initial", "step-2"]
+    assert done == [0, "exam", 2, 2, "exam"], "between them is the checkpoint at the end of the warm-up"
 
 
 def test_the_settings_are_those_of_the_run_that_trains(tmp_path):

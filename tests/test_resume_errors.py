@@ -146,3 +146,35 @@ def test_output_directory_of_a_resumed_run_is_a_file(error, run):
     Path("file").write_text("")
     message = error("--resume_from_checkpoint", "run/checkpoint-4", "--output_dir", "file")
     assert "output_dir file cannot be written" in message
+
+
+def test_what_a_kill_left_before_the_model_was_loaded_is_begun_with_the_same_command(error, capsys):
+    """As the command of a job script; without settings there is nothing to begin."""
+    Path("run").mkdir()
+    Path("run/.lock").touch()
+    assert "no checkpoint to resume from in run: leave --resume_from_checkpoint out to begin a run" in error(*RESUME)
+    assert [path.name for path in Path("run").iterdir()] == [".lock"]
+    assert sasr.cli.main(["train", *SMALL, "--resume_from_checkpoint"]) == 0
+    assert "run holds no run yet: beginning one" in capsys.readouterr().out
+    assert Path("run/checkpoint-4").is_dir() and Path("run/.lock").read_text() == "finished"
+
+
+def test_where_a_command_that_asks_to_go_on_begins_a_run(monkeypatch):
+    Path("empty").mkdir()
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    Path("file").write_text("")
+    some, what = ["--max_steps", "4"], ["--config=gsm8k"]
+    found = {
+        (where, settings[0]): sasr.cli._may_begin([*settings, "--output_dir", where], Path(where))
+        for where in ("none", "empty", "mine", "file")
+        for settings in (some, what)
+    }
+    assert [key for key, begins in found.items() if begins] == [
+        ("none", "--config=gsm8k"), ("empty", "--max_steps"), ("empty", "--config=gsm8k"),
+    ]  # fmt: skip
+    flags = ["--output_dir", "none", *what]
+    assert sasr.cli._resume([*flags, "--resume_from_checkpoint"]) == (flags, None, None, False)
+    monkeypatch.setenv("RANK", "1")  # the main process looks at the directory, in which it may have begun already
+    assert sasr.cli._may_begin([*some, "--output_dir", "none"], Path("none"))
+    assert not sasr.cli._may_begin(["--output_dir", "none"], Path("none"))

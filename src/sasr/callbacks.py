@@ -21,7 +21,7 @@ from .disconnect import is_hangup, stop_signals
 from .exam import examine_rows, merge_records, summarise
 from .exam.engines import TransformersEngine
 from .live import LiveView
-from .metrics import METRICS_FILE, MetricsFile
+from .metrics import METRICS_FILE, MetricsFile, sync_metrics
 from .report.reading import read_json
 from .safeguards import best_checkpoint
 from .schedules import draw
@@ -162,6 +162,7 @@ class Exams:
         self.results[label] = {"step": step, "split": self.split, **result.to_dict()}
         if args.process_index:
             return
+        sync_metrics(self.directory)
         (self.directory / "exams").mkdir(exist_ok=True)
         lines = "".join(json.dumps(record) + "\n" for record in result.completions)
         write_atomically(self.directory / "exams" / f"{label}.jsonl", lines)
@@ -169,6 +170,18 @@ class Exams:
         self.trackers.exam(label, self.results[label])
         if self.view is not None:
             self.view.message(exam_line(label, self.results[label]))
+
+    def drop_after(self, step: int, main: bool) -> None:
+        """Drop the exams of later steps, for a run that resumes from a checkpoint of `step`: their weights are gone,
+        and the steps that are taken again need not come to the same ones, as on a GPU. All processes forget them, and
+        the main one removes their files."""
+        late = [label for label, result in self.results.items() if result["step"] > step]
+        for label in late:
+            del self.results[label]
+        if late and main:
+            write_atomically(self.path, json.dumps(self.results, indent=2) + "\n")
+            for label in late:
+                (self.directory / "exams" / f"{label}.jsonl").unlink(missing_ok=True)
 
 
 def exam_line(label: str, result: dict[str, Any]) -> str:
@@ -297,6 +310,10 @@ class RunCallback(StepCallback):
         super().__init__(trainer, view, exams.task.name, directory if owned else None)
         self.exams, self.stop = exams, stop
         trainer.best_checkpoint = lambda: best_checkpoint(directory, exams.results, trainer.state.global_step)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.exams.drop_after(state.global_step, main=not args.process_index)
 
     def on_step_begin(self, args, state, control, **kwargs):
         host_memory.renew()

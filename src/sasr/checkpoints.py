@@ -22,6 +22,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from .errors import InputError, RunFailed
+from .metrics import sync_metrics
 from .redaction import comparable
 from .schedules import SCHEDULES
 
@@ -245,6 +246,11 @@ def all_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
+def lies_in(checkpoint: str | Path, directory: str | Path) -> bool:
+    """Whether the run with this checkpoint is the one in the directory, and not another one."""
+    return Path(checkpoint).resolve().parent == Path(directory).resolve()
+
+
 def step_of(checkpoint: Path) -> int:
     """The step that its name tells."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -334,7 +340,9 @@ def date_last(checkpoint: Path) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Flush a staged checkpoint to disk and put it in its place, replacing one of the same name."""
+    """Flush a staged checkpoint to disk, and before it the metrics of the run whose steps it ends, and put it in its
+    place, replacing one of the same name."""
+    sync_metrics(final.parent)
     files = [p for p in staged.rglob("*") if p.is_file()]
     (staged / MANIFEST).write_text(
         json.dumps({str(p.relative_to(staged)): [p.stat().st_size, _digest(p)] for p in files}, indent=0)

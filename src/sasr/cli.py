@@ -165,32 +165,46 @@ def _train(argv: list[str]) -> int:
 
 def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]:
     """Resolve `--resume_from_checkpoint [PATH]`: what is left of the arguments; the checkpoint; the settings of its run
-    as defaults; and whether that run has none yet, and has to begin again."""
-    from .checkpoints import later_note, newest_whole
+    as defaults; and whether the run of `--output_dir` has none yet, and has to begin again."""
+    from .checkpoints import later_note, lies_in, newest_whole
     from .model_files import expand
     from .parsing import read_recipe
-    from .run_directory import CONFIG_FILE
+    from .run_directory import CONFIG_FILE, origin_of
     from .terminal import is_main
 
     flag = "--resume_from_checkpoint"
     rest, resumes, value = without_resume(argv)
     if not resumes:
         return rest, None, None, False
-    given = value_of(rest, "--output_dir")
+    say: Callable[[str], None] = print if is_main() else lambda text: None
+    given, again = value_of(rest, "--output_dir"), False
     where = expand(given) if given else None  # as transformers does
+    origin = None if where is None else origin_of(where)
+    if value is not None and origin == expand(value).resolve():
+        value = None  # the command that began the run there, once more
     if value is None:
         if where is None:
             raise InputError(f"{flag}: name the run with --output_dir, or give a checkpoint")
-        checkpoint = newest_whole(where, print if is_main() else lambda text: None)
+        checkpoint = newest_whole(where, say)
         if checkpoint is None and not (where / CONFIG_FILE).is_file():
-            raise InputError(f"no checkpoint to resume from in {given}")
+            if not _may_begin(rest, where):
+                raise InputError(f"no checkpoint to resume from in {given}: leave {flag} out to begin a run")
+            say(f"{given} holds no run yet: beginning one")
+            return rest, None, None, False
+        if checkpoint is None:
+            checkpoint, again = origin, True
+            if origin is not None and not origin.is_dir():
+                raise InputError(
+                    f"{given} has no checkpoint of its own yet, and {origin}, where it began, is gone: put it back, or "
+                    "begin another run in another output_dir"
+                )
     else:
         checkpoint = expand(value)
         if not checkpoint.is_dir():
             raise InputError(f"{flag}: there is no checkpoint {value}")
         if (checkpoint / CONFIG_FILE).is_file():
             raise InputError(f"{flag}: {value} is a run, not a checkpoint: give --output_dir {value} {flag}")
-        in_place = where is None or where.resolve() == checkpoint.resolve().parent
+        in_place = where is None or lies_in(checkpoint, where)
         if in_place and is_main() and (note := later_note(checkpoint)):
             print(note)
     directories = ([where] if where is not None else []) + ([checkpoint.parent] if checkpoint is not None else [])
@@ -198,7 +212,22 @@ def _resume(argv: list[str]) -> tuple[list[str], Path | None, dict | None, bool]
         rest = [*rest, "--output_dir", str(directories[0])]
     configs = [d / CONFIG_FILE for d in directories if (d / CONFIG_FILE).is_file()]
     defaults = read_recipe(str(configs[0])) if configs else None
-    return rest, checkpoint, defaults, checkpoint is None
+    return rest, checkpoint, defaults, again
+
+
+def _may_begin(flags: list[str], directory: Path) -> bool:
+    """Whether a command that asks to go on begins a run where there is none, as the first start of a job script does,
+    or the one after a kill that came before the run had written anything: it has settings, and the directory nothing
+    but what that left. Where no directory is, which may be a slip, the settings say what to train."""
+    from .run_directory import is_free
+    from .terminal import is_main
+
+    names = {word.partition("=")[0] for word in flags if word.startswith("--")} - {"--output_dir"}
+    if is_main() and not directory.exists():  # to the others it may be there already
+        names &= {"--config", "--task", "--data", "--model_name_or_path"}
+    elif is_main() and not (directory.is_dir() and is_free(directory)):
+        return False
+    return bool(names)
 
 
 def _new_directory(argv: list[str], made: list[Path]) -> Path:

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ class MetricsFile:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.path)
+
+
+def sync_metrics(directory: Path) -> None:
+    """Flush the metrics of a run to disk, if it has any: after a power cut no checkpoint or exam is to be there without
+    the lines of the steps before it."""
+    with suppress(FileNotFoundError), open(directory / METRICS_FILE, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         finished_in (`Path` or `None`): The last checkpoint of a run that had ended before and has its weights in parts:
             they are not loaded, and [`save_model`] copies them.
         around_training (`Callable`): Gives what each `train()` happens within, told whether that goes on from a
-            checkpoint of this run; whoever records it sets it.
+            checkpoint in `output_dir`; whoever records it sets it.
     """
 
     budget_spent = False
@@ -72,7 +72,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
         return step % (self.args.steps_per_generation * self.num_iterations) == 0
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        with self.around_training(bool(resume_from_checkpoint)):
+        goes_on = resume_from_checkpoint is True or (
+            bool(resume_from_checkpoint) and checkpoints.lies_in(resume_from_checkpoint, self.args.output_dir)
+        )
+        with self.around_training(goes_on):
             return self._train(resume_from_checkpoint, **kwargs)
 
     def _train(self, resume_from_checkpoint, **kwargs):

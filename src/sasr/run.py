@@ -44,13 +44,13 @@ from .report import REPORT_FILE, report_quietly
 from .rollout_engine import check_rollout_engine
 from .rows import RowReader, check_lengths, check_positions, collect_rows, difficulty_notes, overlap_notes
 from .run_directory import (
-    CONFIG_FILE,
     check_free,
     check_unfinished,
     claim,
     clear,
     failures_told,
     how_to_go_on,
+    keep_settings,
     reserved,
 )
 from .runs.state import CONFIG_HEAD
@@ -67,7 +67,8 @@ def train(settings: Settings, checkpoint: Path | None, again: bool = False) -> i
     Args:
         settings ([`Settings`]): What to run.
         checkpoint (`Path`, *optional*): Where to go on from.
-        again (`bool`): The directory holds a run that ended before its first checkpoint; begin it again.
+        again (`bool`): The directory holds a run that ended before its first checkpoint; begin it again, at that of
+            another run if it went on from there.
 
     Raises:
         [`InputError`]: Whatever the user has to mend; before the model is loaded where that is possible.
@@ -99,9 +100,9 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
         shared_warmup.check_settings(donor, args)
     lock = None
     # One that goes on elsewhere begins there as a new one does.
-    elsewhere = checkpoint is not None and checkpoint.resolve().parent != directory.resolve()
+    elsewhere = checkpoint is not None and not checkpoints.lies_in(checkpoint, directory)
     if is_main():
-        fresh = (checkpoint is None and not again) or elsewhere
+        fresh = not again and (checkpoint is None or elsewhere)
         if again:
             check_unfinished(directory)
         if fresh:
@@ -133,8 +134,8 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     longest = check_lengths([*train_rows, *demonstration_rows, *exam_rows], tokenizer, args)
 
     if again:
-        say(f"{directory} has no checkpoint yet: beginning again")
-    if checkpoint is None and is_main():
+        say(f"{directory} has no checkpoint yet: beginning again{f' at {checkpoint}' if elsewhere else ''}")
+    if (checkpoint is None or elsewhere) and is_main():
         clear(directory)
     purpose = " for validation" if settings.task.exam_split == "validation" else ""
     for note in [*notes, *args.precision_notes, *safeguards.notes(args, settings.task.exam_split)]:
@@ -157,7 +158,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     with failures_told(directory), out_of_memory.of_model(name, args.device, settings.model, model):
         if checkpoint is None and is_main():
             claim(directory)
-            checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+            keep_settings(directory, config_text(settings), checkpoint)
         trainer = build_trainer(settings, model, tokenizer, task, train_rows, demonstration_rows, directory)
     if checkpoint is not None:
         # With what only the loaded model tells; the trainer would do so after config.yaml has been written anew.
@@ -179,7 +180,7 @@ def _train(settings: Settings, checkpoint: Path | None, again: bool, until_the_e
     try:
         with at_work as tell, StopRequest(say) as stop, failures_told(directory):
             if is_main():
-                checkpoints.write_atomically(directory / CONFIG_FILE, config_text(settings))
+                keep_settings(directory, config_text(settings), checkpoint)
                 reader.keep_verdicts(directory)
                 trained_on.keep(directory, studied)
             if is_main() and before is not None and (donor is not None or elsewhere):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,19 +17,21 @@ from .errors import Diverged, InputError, RunFailed, disk_failures_told
 from .exam.store import EXAM_FILE
 from .metrics import METRICS_FILE
 from .report import REPORT_FILE
+from .report.reading import read_json
 from .runs.state import CONFIG_HEAD, SAVED_MODEL, resume_command
 from .trained_on import TRAINED_ON_FILE, WRONG_FILE
 
 CONFIG_FILE = "config.yaml"
+ORIGIN_FILE = "origin.json"  # of a run that went on from a checkpoint of another one: which
 EXAMS = "exams"
-_BEFORE_THE_FIRST_STEP = {CONFIG_FILE, INITIAL_MODEL, TRAINED_ON_FILE, WRONG_FILE, locks.LOCK_FILE}
+_BEFORE_THE_FIRST_STEP = {CONFIG_FILE, ORIGIN_FILE, INITIAL_MODEL, TRAINED_ON_FILE, WRONG_FILE, locks.LOCK_FILE}
 
 
 def check_free(directory: Path) -> None:
     """Raise `InputError` if the output directory cannot be made or has contents, other than what a run leaves that
     ended before its first step. Makes nothing, so that a refused run leaves nothing behind."""
     try:
-        if directory.is_dir() and any(directory.iterdir()) and not _never_trained(directory):
+        if not is_free(directory):
             again = " or go on with --resume_from_checkpoint" if (directory / CONFIG_FILE).is_file() else ""
             raise InputError(f"output_dir {directory} is not empty: choose another{again}")
         above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
@@ -36,6 +39,11 @@ def check_free(directory: Path) -> None:
         raise InputError(f"output_dir {directory} cannot be written: {error.strerror or error}") from None
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"output_dir {directory} cannot be written: {above} is a file, or without permission")
+
+
+def is_free(directory: Path) -> bool:
+    """Whether nothing is there, or only what a run leaves that ended before its first step."""
+    return not directory.is_dir() or not any(directory.iterdir()) or _never_trained(directory)
 
 
 def check_unfinished(directory: Path) -> None:
@@ -51,7 +59,8 @@ def check_unfinished(directory: Path) -> None:
 def _never_trained(directory: Path) -> bool:
     """Whether all that is there is what a run of ours left that ended before its first step."""
     config, found = directory / CONFIG_FILE, {path.name for path in directory.iterdir()}
-    if found == {locks.LOCK_FILE}:
+    # One that goes on from another run writes its settings when the model is loaded.
+    if found - {INITIAL_MODEL, ORIGIN_FILE} == {locks.LOCK_FILE}:
         return True
     if found - _BEFORE_THE_FIRST_STEP or not config.is_file():
         return False
@@ -125,6 +134,31 @@ def clear(directory: Path) -> None:
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in (METRICS_FILE, EXAM_FILE, REPORT_FILE, TRAINED_ON_FILE, WRONG_FILE):
         (directory / name).unlink(missing_ok=True)
+
+
+def keep_settings(directory: Path, text: str, checkpoint: Path | None) -> None:
+    """Write `config.yaml`, and before it what [`origin_of`] reads.
+
+    Args:
+        directory (`Path`): Of the run.
+        text (`str`): What is to be in `config.yaml`.
+        checkpoint (`Path` or `None`): Where the run goes on from, be it its own or one of another run.
+    """
+    if checkpoint is None:
+        (directory / ORIGIN_FILE).unlink(missing_ok=True)
+    elif not checkpoints.lies_in(checkpoint, directory):
+        content = json.dumps({"checkpoint": str(checkpoint.resolve())})
+        checkpoints.write_atomically(directory / ORIGIN_FILE, content + "\n")
+    checkpoints.write_atomically(directory / CONFIG_FILE, text)
+
+
+def origin_of(directory: Path) -> Path | None:
+    """The checkpoint of another run that the run there went on from, where it begins again until it has one of its own;
+    `None` for a run that began by itself, or has no settings yet."""
+    if not (directory / CONFIG_FILE).is_file():
+        return None
+    found = read_json(directory / ORIGIN_FILE).get("checkpoint")
+    return None if found is None else Path(str(found))
 
 
 def how_to_go_on(directory: Path, step: int) -> str:
