@@ -192,4 +192,4 @@ def test_the_table_is_in_order_of_step():
     mixed = wide | {"final": {**wide["final"], "pass_at": {"1": 0.5, "2": 0.75}}}  # exam_samples was lowered in between
     head, *_, last = exam_table(mixed)
     assert re.findall(r"pass@(\d)", head) == ["1", "2", "4", "8"] and len(last) == len(head)
-    assert re.findall(r"0\.\d+", last) == ["0.500", "0.500", "0.750"]
+    assert last.split()[3:] == ["0.500", "0.500", "0.750", "1.000", "0.000"]
