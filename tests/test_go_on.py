@@ -117,10 +117,10 @@ def test_liger_leaves_the_fused_head_and_a_run_goes_on(clean, monkeypatch):
     applied = []
     monkeypatch.setattr("sasr.setting_checks.is_liger_kernel_available", lambda: True)
     monkeypatch.setattr("transformers.trainer.apply_liger_kernel", lambda model, config: applied.append(config))
-    more = ["--use_liger_kernel", "true", "--liger_kernel_config", '{"rope": false}', "--use_cpu", "true"]
+    more = ["--use_liger_kernel", "true", "--use_cpu", "true"]
     assert sasr.cli.main(["train", *SMALL, *more]) == 0
     assert sasr.cli.main(["train", "--resume_from_checkpoint", "run/checkpoint-2"]) == 0
-    assert applied == [{"rope": False, "fused_linear_cross_entropy": False}] * 2
+    assert applied == [{"fused_linear_cross_entropy": False}] * 2
 
 
 def test_ligers_settings_as_given_and_as_trl_has_them_are_the_same(tmp_path):

@@ -125,13 +125,13 @@ def test_a_model_that_is_split_over_devices(monkeypatch):
         of_head = torch.zeros(2, 3, device="cuda:1")
         found = SimpleNamespace(log_probs=of_head, entropy=of_head)
         trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext), temperature=1.0)
-        batch = {"labels": torch.zeros(2, 4, dtype=torch.long, device="cuda:0")}
+        batch = {"labels": torch.zeros(2, 4, dtype=torch.long)}
         both = log_likelihoods(trainer, lambda **inputs: found, batch)
         monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda self: (of_head, of_head, None))
         trainer = object.__new__(ObservedGRPOTrainer)
-        trainer.accelerator = SimpleNamespace(device=torch.device("cuda:0"))
+        trainer.accelerator = SimpleNamespace(device=torch.device("cpu"))
         both += trainer._get_per_token_logps_and_entropies()[:2]
-    assert {str(part.device) for part in both} == {"cuda:0"}
+    assert {str(part.device) for part in both} == {"cpu"}
 
 
 # ---- mixed precision ----
