@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import sasr.cli
 from sasr.callbacks import exam_table
 from sasr.live import LiveView
+from sasr.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("environment")
 SETTINGS = {
@@ -159,6 +160,22 @@ def test_exams_of_steps_that_are_taken_again_are_too(whole, tmp_path):
     assert all(again[label] == told[label] for label in ("initial", "step-2", "warmup")), "those before are kept"
     files = [{path.name: path.read_bytes() for path in (place / "exams").iterdir()} for place in (run, whole)]
     assert files[0] == files[1]
+
+
+def test_a_rollback_finds_what_was_examined(tmp_path, monkeypatch, capsys):
+    """Those steps are saved for it, although no checkpoint is due there."""
+    observe = Watch.observe
+
+    def collapse(self, seen):
+        if seen.step == 7:
+            self.collapsed_at = 7
+        return observe(self, seen)
+
+    monkeypatch.setattr(Watch, "observe", collapse)
+    saves = ("--save_steps", "100", "--save_total_limit", "9")
+    assert train(tmp_path / "run", "--exam_every", "3", "--on_collapse", "rollback", *saves) == 0
+    assert {f"checkpoint-{step}" for step in (3, 6, 9)} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert "warning: step 7: back to the weights of checkpoint-" in capsys.readouterr().out
 
 
 def test_its_time_is_not_that_of_a_step(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ import toy
 from sasr import InputError, engine_checks, safeguards, watch
 from sasr.callbacks import StepCallback
 from sasr.errors import RunFailed
-from sasr.schedules import StepPlan
+from sasr.reference import Reference
+from sasr.schedules import GRPO_STEP, StepPlan, draw
 from test_resume import assert_same, outcome
 
 
@@ -150,6 +152,27 @@ def test_collapse_brings_sft_for_a_while(tmp_path, caplog, short_window):
     resumed = collapse_rewards(tmp_path / "b", on_collapse="sft")
     resumed.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{at + 3}"))
     assert_same(outcome(tmp_path / "a", 30), outcome(tmp_path / "b", 30))
+
+
+def test_the_coin_of_a_collapse_is_not_the_one_that_fell_for_grpo():
+    """That one was high wherever GRPO is planned: there would be no SFT."""
+    plan, kinds = replace(GRPO_STEP, sft_probability=0.6), []
+    for step in range(2000):
+        if draw(1, step) >= plan.sft_probability:
+            trained = SimpleNamespace(
+                args=SimpleNamespace(on_collapse="sft", seed=1),
+                watch=SimpleNamespace(collapsed_at=0),
+                state=SimpleNamespace(global_step=step),
+            )
+            kinds.append(safeguards.adjusted(trained, plan).kind)
+    assert set(kinds) == {"sft", "grpo"} and kinds.count("sft") / len(kinds) == pytest.approx(0.5, abs=0.06)
+
+
+def test_sft_after_a_collapse_needs_demonstrations(tmp_path):
+    settings = {"data": toy.rows().remove_columns("completion"), "schedule": "grpo", "sft_warmup_steps": 0}
+    toy.trainer(tmp_path, **settings)
+    with pytest.raises(InputError, match="no row has a demonstration"):
+        toy.trainer(tmp_path, on_collapse="sft", **settings)
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -303,6 +326,37 @@ def test_engines_that_would_lose_the_model_are_refused(tmp_path, monkeypatch):
     trained.args.use_transformers_continuous_batching = trained.args.bf16 = True
     with pytest.raises(InputError, match="casts the weights to bf16 for good"):
         engine_checks.check(trained)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "changes", "message"),
+    [
+        ("is_deepspeed_enabled", {"sft_norm_every": 2}, "gradients that can be thrown away"),
+        ("is_fsdp_enabled", {"separate_optimizer_states": True}, "a plain torch optimizer"),
+        ("is_deepspeed_enabled", {"on_collapse": "rollback"}, "on_collapse rollback needs weights in one piece"),
+        ("_is_vlm", {"flat_groups": "resample"}, "flat_groups resample is for dense text models"),
+        (
+            "aux_loss_enabled",
+            {"flat_groups": "skip", "schedule": "grpo", "sft_warmup_steps": 0},
+            "flat_groups skip is for dense text models",
+        ),
+    ],
+)
+def test_what_an_engine_or_a_model_cannot_do_is_refused(tmp_path, monkeypatch, attribute, changes, message):
+    trained = toy.trainer(tmp_path, **changes)
+    engine_checks.check(trained)
+    monkeypatch.setattr(trained, attribute, True)
+    with pytest.raises(InputError, match=message):
+        engine_checks.check(trained)
+
+
+def test_a_copy_of_a_model_in_parts_is_refused(tmp_path, monkeypatch):
+    trained = toy.trainer(tmp_path / "run", lm=toy.model(directory=tmp_path / "lm"), beta=0.1)
+    for engine in ("is_deepspeed_enabled", "is_fsdp_enabled"):
+        with monkeypatch.context() as patch:
+            patch.setattr(trained, engine, True)
+            with pytest.raises(InputError, match="set reference_model to initial"):
+                Reference(trained)
 
 
 def test_generations_leave_no_hooks(tmp_path):

@@ -103,6 +103,11 @@ def test_collapse_of_the_reward():
     assert watch.rewards == [] and said(watch, WINDOW - 1, 200, reward=0.1) == []
 
 
+def test_a_reward_that_is_rare_is_not_taken_for_a_collapse():
+    """In four of twenty steps, then in one of twenty: a quarter of the best window, and within the noise."""
+    assert said(Watch(), 80, reward=lambda i: 0.5 * (i % 5 == 0 if i <= 20 else i % 20 == 0)) == []
+
+
 def test_questions_that_are_solved_or_hopeless():
     watch, lopsided = Watch(), {3.0: 0.9, 4.0: 0.3, 5.0: 0.1}
     for success in ({}, {1.0: 0.9, 2.0: 0.9}, {1.0: 0.1}, {1.0: 0.9, 2.0: 0.2}):
