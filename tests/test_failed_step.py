@@ -111,6 +111,8 @@ def test_a_run_goes_on_with_smaller_parts_of_its_batch(tmp_path, changes):
     ("before", "after", "named"),
     [
         ({}, {**HALVES, "gradient_accumulation_steps": 1}, "generation_batch_size: 8 then, 4 now"),
+        # 16 demonstrations a step instead of 8.
+        ({}, {**HALVES, "per_device_sft_batch_size": 8}, "per_device_train_batch_size: 8 then, 4 now"),
         ({"loss_type": "bnpo"}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),
         ({"top_entropy_quantile": 0.5}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),
         ({"entropy_coef": 0.01}, HALVES, "gradient_accumulation_steps: 1 then, 2 now"),

@@ -122,9 +122,20 @@ def test_probe_of_the_initial_model_is_taken_over(tmp_path):
         outcome(tmp_path / "forked", END)["sasr_tensors_0.pt"], outcome(tmp_path / "whole", END)["sasr_tensors_0.pt"]
     )
     assert_same(outcome(tmp_path / "forked", END)["weights"], outcome(tmp_path / "whole", END)["weights"])
-    with pytest.raises(InputError, match="no answers of the model before the warm-up"):
-        other = {**probe, "divergence_probe": 5}
-        build(tmp_path / "other", warmup_from=str(tmp_path / "first"), **other).train()
+    for other in ({"divergence_probe": 5}, {"temperature": 0.5}, {"max_completion_length": 3}, {"top_k": 2}):
+        with pytest.raises(InputError, match="no answers of the model before the warm-up"):
+            build(tmp_path / "other", warmup_from=str(tmp_path / "first"), **{**probe, **other}).train()
+
+
+def test_probe_of_another_reference_is_not_taken_over(tmp_path):
+    """The donor has answers of the model before the warm-up; this run measures from the policy at its end."""
+    probe = {"divergence_weight": 0.5, "divergence_every": 2, "divergence_probe": 4}
+    build(tmp_path / "first", max_steps=8, reference_model="initial", **probe).train()
+    build(tmp_path / "whole", **probe).train()
+    build(tmp_path / "forked", warmup_from=str(tmp_path / "first"), **probe).train()
+    expected, found = outcome(tmp_path / "whole", END), outcome(tmp_path / "forked", END)
+    for part in ("sasr_tensors_0.pt", "weights"):
+        assert_same(found[part], expected[part])
 
 
 def test_forked_run_resumes_as_any_other(tmp_path):
