@@ -138,6 +138,16 @@ def test_lines_of_the_metrics_hold_all_seconds(tmp_path, monkeypatch, every, exp
     assert train("whole", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-7")) == expected
 
 
+def test_the_file_has_the_steps_that_checkpoints_leave_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(sasr.callbacks, "_LOGS_KEPT", 3)
+    run = toy.trainer(tmp_path, max_steps=6)
+    view = LiveView(Console(file=io.StringIO(), force_terminal=False))
+    run.add_callback(StepCallback(run, view, directory=tmp_path))
+    run.train()
+    assert toy.history(run, "step") == [(4,), (5,), (6,)], "the last ones are kept"
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("schedule", [{"schedule": "cosine"}, {"schedule": "sasr", "gamma_schedule": "cosine"}])
 def test_a_cosine_over_the_seconds_is_the_one_over_the_steps(tmp_path, monkeypatch, schedule):
     steps = toy.trainer(tmp_path / "steps", max_steps=10, **{**CONSTANT, **schedule})

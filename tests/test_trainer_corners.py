@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,6 +84,31 @@ def test_completions_of_every_log_that_had_rollouts(tmp_path):
     assert len(list((tmp_path / "completions").glob("*"))) == 2
 
 
+def measured(directory, **changes):
+    """A trained run, and what its watch was told."""
+    trained, seen = toy.trainer(directory, lm=toy.model(directory=directory / "lm"), **changes), []
+    observe = trained.watch.observe
+    trained.watch.observe = lambda step: seen.append(step) or observe(step)
+    trained.train()
+    return trained, seen
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"schedule": "srft", "sft_warmup_steps": 0}, {"beta": 0.05, "divergence_weight": 0.5}, {"schedule": "static"}],
+    ids=str,
+)
+def test_how_often_a_run_logs_changes_nothing(tmp_path, changes):
+    """What a step measured stands beside that of all steps since the last log."""
+    (often, steps), (seldom, same_steps) = (
+        measured(tmp_path / str(every), max_steps=15, logging_steps=every, **changes) for every in (1, 5)
+    )
+    assert same_steps == steps and len(steps) == 15
+    assert any(step.reward is not None for step in steps)
+    weights, same_weights = often.model.state_dict(), seldom.model.state_dict()
+    assert all(torch.equal(weights[name], same_weights[name]) for name in weights)
+
+
 def test_a_rule_with_slots_can_be_saved(tmp_path):
     @dataclass(frozen=True, slots=True)
     class Mine:
@@ -131,6 +157,9 @@ def test_the_row_of_a_long_prompt(tmp_path):
     rows.append({"prompt": "1+2+3+4=", "completion": "10", "answer": None})
     with pytest.raises(InputError, match="the prompt of row 3 has 8 tokens"):
         toy.trainer(tmp_path, data=Dataset.from_list(rows), max_prompt_length=5, schedule="random")
+    asked = Dataset.from_list([{"prompt": "1+1=", "answer": "02"}, {"prompt": "1+2+3+4=", "answer": "10"}])
+    with pytest.raises(InputError, match="the prompt of row 2 has 8 tokens"):
+        toy.trainer(tmp_path, data=asked, max_prompt_length=5, schedule="grpo", sft_warmup_steps=0)
 
 
 def test_rollouts_that_are_masked_were_generated(tmp_path):
@@ -147,6 +176,14 @@ def test_rollouts_that_are_masked_were_generated(tmp_path):
     )
     trained.train()
     assert trained.counts["rollout_tokens"] == 3 * 8 * 2
+
+
+def test_a_wait_for_rollouts_is_logged_once(tmp_path):
+    trained = toy.trainer(tmp_path, rollouts_ahead=2)
+    trained.ahead._waited = 2.0
+    for age in (0, 1):
+        trained.ahead._log(age, seconds=3.0)
+    assert trained._metrics["train"]["sasr/rollout_wait_seconds"] == [2.0, 0.0]
 
 
 def test_a_loss_that_is_no_number_does_not_hide_the_end_of_the_warmup(tmp_path, monkeypatch):
@@ -244,6 +281,17 @@ def test_a_rewards_own_time_limit(tmp_path):
 
     with pytest.raises(InputError, match="raised TimeoutError: read timed out"):
         toy.trainer(tmp_path, schedule="grpo", sft_warmup_steps=0, rewards=reward).train()
+
+
+def test_an_async_reward_without_a_limit(tmp_path):
+    async def reward(completions, **_):
+        await asyncio.sleep(0.05)
+        return [float(i % 2) for i in range(len(completions))]
+
+    settings = {"schedule": "grpo", "sft_warmup_steps": 0, "max_steps": 1, "reward_timeout": 0.0}
+    trained = toy.trainer(tmp_path, rewards=reward, **settings)
+    trained.train()
+    assert toy.history(trained, "verifier_failures", "reward") == [(0.0, 0.5)]
 
 
 @pytest.mark.parametrize("failures", ["count", "stop"])
