@@ -187,6 +187,15 @@ def test_easy_to_hard_in_a_run(tmp_path):
     assert logged[0] == (1.0, pytest.approx(1 / (1 + 0.95 + 2)), 0.5), "two questions that nobody solved"
 
 
+def test_levels_open_in_parts_of_what_follows_the_warmup(tmp_path):
+    trained = toy.trainer(tmp_path, schedule="alternate", curriculum="easy_to_hard", max_steps=14, sft_warmup_steps=10)
+    trained.state.max_steps, found = 14, []  # as training sets it
+    for step in (3, 10, 12, 13, 14):
+        trained.state.global_step = step
+        found.append(trained._progress)
+    assert found[:4] == [0, 0, 0.5, 0.75] and 0.99 < found[4] < 1
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"curriculum": "easy_to_hard"}, {"sft_questions": "failed"}, {"sft_norm_every": 1}]
 )

@@ -71,6 +71,7 @@ def test_data_files(tmp_path, data):
     rows, tested, validation = three(tmp_path, JsonlTask(), 12, data=path, exam_rows=15)
     assert tested == test and len(test) == 15 and len(validation) == 12
     assert rows == [prompt for prompt in base if prompt not in validation]
+    assert collected(tmp_path, JsonlTask(), data=path, exam_rows=15, train_rows=20) == (base[:20], test)
     fewer = three(tmp_path, JsonlTask(), 5, data=path, exam_rows=15)[2]
     assert validation[:5] == fewer, "a larger set continues a smaller one"
 

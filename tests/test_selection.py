@@ -190,6 +190,20 @@ def test_extremes_and_questions_without_demonstration():
     assert hinted.tokens == sum(map(len, bodies[:10]))
 
 
+# ---- failed questions ----
+
+
+@pytest.mark.parametrize(("decay", "share"), [(0.5, 2 / 3), (0.9, 10 / 19), (1.0, 1 / 2)])
+def test_a_later_failure_is_drawn_first_as_often_as_its_weight_says(decay, share):
+    """Of failures one and two steps ago, which weigh d and d ** 2: in 1 / (1 + d) of the draws."""
+    first = 0
+    for seed in range(3000):
+        chosen = selection(step=10, seed=seed, rows=2)
+        chosen.trainer.args.failed_decay, chosen.failed_at = decay, {0: 9, 1: 8}
+        first += chosen._failed(1) == [0]
+    assert first / 3000 == pytest.approx(share, abs=0.03)  # 3 standard errors
+
+
 # ---- division ----
 
 

@@ -73,6 +73,11 @@ def test_a_loss_that_never_improves_uses_all_that_is_allowed():
     assert run([2.0] * 300).steps == 200
 
 
+def test_two_windows_are_the_least():
+    """However soon SFT has done what it can: what is compared with has to be measured too."""
+    assert run(knee(10)).steps == agree_run([0.4] * 10 + [0.0] * 300).steps == 2 * window_of(200)
+
+
 @given(st.integers(40, 150), st.floats(1e-3, 1e3))
 def test_the_end_does_not_depend_on_the_size_of_the_loss(at, factor):
     losses = knee(at)
@@ -223,6 +228,7 @@ def test_the_command_says_where_it_ended_and_takes_the_exam_there(tmp_path):
         ({"max_seconds": 10.0}, "auto allows half of max_steps"),
         ({"max_steps": 40}, "too few to see its end"),
         ({"lr_scheduler_type": "linear"}, "how many steps come after the warm-up"),
+        ({"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.1}, "how many steps come after the warm-up"),
         ({"warmup_until": "plateu"}, "unknown warmup_until"),
         ({"sft_warmup_steps": 4, "warmup_anneal": 0.5}, "warmup_anneal is for a warm-up that ends by itself"),
         ({"sft_warmup_steps": 4, "warmup_min_steps": 2}, "warmup_min_steps is for a warm-up that ends by itself"),
