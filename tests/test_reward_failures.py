@@ -295,6 +295,13 @@ class Here(Mine):
 class Together(Mine):
     def check_all(self, completions, rows):
         return [self.check(c, r) for c, r in zip(completions, rows)][:3]
+
+class Slow(Mine):
+    check_timeout = 0.5
+
+    def check_all(self, completions, rows):
+        time.sleep(1)
+        return JsonlTask.check_all(self, completions, rows)
 """
 
 
@@ -347,6 +354,7 @@ def test_a_task_that_judges_together(own):
     for texts, message in ((["5"] * 4, "check_all gave 3 verdicts for 4"), (["5", "exit"], "exited with status 0")):
         verdicts = judge_all(task, texts, [row] * len(texts))
         assert all(not v.correct and message in v.failure for v in verdicts)
+    assert all(v.correct for v in judge_all(own("Slow"), ["5"] * 8, [row] * 8)), "half a second for each"
 
 
 def test_a_row_that_cannot_be_sent(own):

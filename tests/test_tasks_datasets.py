@@ -222,6 +222,13 @@ def test_kk_hub_query():
     assert KnightsKnavesTask().hub_query("3ppl", "test") == ("test", "3ppl")
 
 
+def test_a_verdict_is_of_a_completion_and_its_row():
+    """The same completions of other questions are judged anew."""
+    correctness, _ = JsonlTask().reward_funcs()
+    found = [correctness(["p"] * 2, ["#### 5"] * 2, answer=list(answers)) for answers in ("55", "65", "66")]
+    assert found == [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+
+
 def test_jsonl_row_keeps_other_columns():
     row = JsonlTask().to_row({"prompt": "p", "answer": 5, "source": "mine"})
     assert row == {"prompt": "p", "completion": None, "answer": "5", "difficulty": None, "source": "mine"}

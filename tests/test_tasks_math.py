@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -290,6 +292,25 @@ def test_worker_ends_with_its_parent():
     assert done.returncode == 0, done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
+
+
+def test_an_alarm_ends_a_worker_that_hangs_and_none_that_waits():
+    """For a parent that is gone and can kill nobody. Here it comes after 2 * limit + 5 = 0.5 seconds."""
+    code = "import time\nfrom sasr.tasks.worker import serve\n"
+    code += "serve(lambda: lambda asked: {'slept': time.sleep(asked['seconds'])})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, **pipes) as worker:
+
+        def ask(seconds: float) -> str:
+            print(json.dumps({"limit": -2.25, "seconds": seconds}), file=worker.stdin, flush=True)
+            return worker.stdout.readline()
+
+        assert json.loads(worker.stdout.readline()) == {"ready": True}
+        assert ask(0.0)
+        time.sleep(0.8)
+        assert worker.poll() is None and ask(0.0), "between two questions nothing is late"
+        assert ask(5.0) == "" and worker.wait(10) == -signal.SIGALRM
 
 
 def test_missing_math_verify(monkeypatch):
