@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sasr.compare import runner
 from sasr.compare.pace import WARMUP, AtWork, Pace
+from sasr.compare.runner import Runner
 
 SECONDS = st.floats(0.1, 1e5)
 
@@ -49,6 +55,23 @@ def test_the_exam_of_a_run_takes_what_it_takes_its_like():
     pace.took("static", 100.0)
     assert pace.left([AtWork("static", 90.0, 1.0)], ["static"]) == 10 + 100
     assert pace.left([AtWork("static", 300.0, 1.0)], ["static"]) == 100, "late by 200, the others are not"
+
+
+def test_several_at_a_time_take_their_part_of_the_time():
+    pace = Pace()
+    pace.took("sft", 60.0)
+    runs = [SimpleNamespace(method="sft", path=f"runs/sft/seed-{seed}") for seed in range(4)]
+    own = SimpleNamespace(jobs=2, runs=runs, status={}, _children=[], _waiting=list, _pace=pace)
+    assert Runner._left(own) == 120
+
+
+@pytest.mark.parametrize(("step", "share"), [(20, None), (60, 0.5), (100, 1.0)])
+def test_the_share_of_a_run_begins_where_it_began(monkeypatch, step, share):
+    """At its checkpoint, or at the end of a shared warm-up."""
+    monkeypatch.setattr(runner, "last_step", lambda where: step)
+    own = SimpleNamespace(directory=Path("out"), comparison=SimpleNamespace(budget=SimpleNamespace(kind="steps")))
+    child = SimpleNamespace(run=SimpleNamespace(path="r", settings={"max_steps": 100}), first=20)
+    assert Runner._share(own, child) == share
 
 
 @given(st.lists(st.tuples(SECONDS, st.floats(0.01, 0.99)), min_size=1), st.integers(0, 5))

@@ -153,6 +153,13 @@ def test_a_process_imports_nothing_from_the_current_directory(compared, tmp_path
     assert process.communicate(timeout=120)[0] == f"sasr {sasr.__version__}\n"
 
 
+def test_the_cores_are_shared_by_the_processes(compared, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runner, "cores", lambda: 6)
+    assert compared(scores, jobs=2)[0] == 0
+    assert {given["env"]["OMP_NUM_THREADS"] for given in compared.given} == {"3"}
+
+
 def test_a_point_with_a_run_that_failed_is_left_out(compared):
     status, found, paths, messages = compared(but(high_9="diverges"))
     assert status == 1 and finals(paths) == FINALS

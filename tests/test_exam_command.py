@@ -184,6 +184,13 @@ def test_a_run_gives_the_defaults(exam_place, tmp_path, capsys):
     assert "the run has not ended" in message and "checkpoint-2" in message
 
 
+def test_batches_and_weights_are_those_of_the_run(tmp_path):
+    settings = {"task": "jsonl", "per_device_eval_batch_size": 7, "dtype": "bfloat16"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    request = read_request(["--model", str(tmp_path)])
+    assert (request.batch_size, request.dtype) == (7, "bfloat16")
+
+
 def test_what_a_run_was_trained_with_reaches_the_engine(tmp_path):
     """Temperature, seed, what its template is told, and the template's end of turn, which is no EOS of the model."""
     tokenizer = chat_tokenizer()

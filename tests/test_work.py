@@ -82,6 +82,42 @@ def test_training_tokens_are_those_the_model_saw_with_gradients(tmp_path, case):
     assert (probed > 0) == (case == "probes")
 
 
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [({}, 0), ({"beta": 0.1}, 1), ({"num_iterations": 2}, 1), ({"beta": 0.1, "num_iterations": 2}, 2)],
+    ids=str,
+)
+def test_passes_over_rollouts_are_counted(tmp_path, changes, passes):
+    """Under the reference, and under the policy that made them where they are trained on again."""
+    lm = toy.model(directory=tmp_path / "lm")
+    run, seen = toy.trainer(tmp_path / "run", lm=lm, schedule="grpo", sft_warmup_steps=0, max_steps=3, **changes), []
+    count = run.work.rollouts
+    run.work.rollouts = lambda tokens, passes, refill: seen.append(passes) or count(tokens, passes, refill)
+    run.train()
+    assert set(seen) == {passes}
+
+
+def test_rollouts_in_place_of_others_are_told_apart(tmp_path):
+    """Here all groups are flat, in each of the three further generations too."""
+    alike = {"rewards": lambda completions, **_: [0.5] * len(completions), "flat_groups": "resample"}
+    run, seen = toy.trainer(tmp_path, schedule="grpo", sft_warmup_steps=0, max_steps=1, **alike), []
+    count = run.work.rollouts
+    run.work.rollouts = lambda tokens, passes, refill: seen.append(refill) or count(tokens, passes, refill)
+    run.train()
+    assert seen == [False, True, True, True]
+
+
+def test_passes_that_only_measure_are_counted(tmp_path):
+    """Two losses before the first step; at the end of the warm-up the probe is answered, scored, and measured."""
+    run = toy.trainer(tmp_path, held_out_demonstrations=6, divergence_weight=0.5, divergence_probe=4, max_steps=5)
+    seen, forward = [], run.work.forward
+    run.work.forward = lambda tokens: seen.append(tokens) or forward(tokens)
+    run.train()
+    losses = [sum(d.length for d in part) for part in (run.held_out.kept, run.held_out.studied)]
+    probe = int(run.reference.probe["attention_mask"].sum())
+    assert seen[:5] == [*losses, probe, probe, probe]
+
+
 def test_adapters_have_no_gradients_of_the_weights_below(tmp_path):
     more = {"peft_config": LoraConfig(r=4, target_modules="all-linear")}
     run = toy.trainer(tmp_path, more=more, schedule="sft", sft_warmup_steps=0, max_steps=1)
