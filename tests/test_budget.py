@@ -81,7 +81,9 @@ def test_an_exam_costs_nothing(tmp_path, monkeypatch):
         taken.append((label, trainer.state.global_step))
         sasr.budget.time.now += 1000.0
 
-    exams = SimpleNamespace(take=take, task=SimpleNamespace(name="sums"), trackers=SimpleNamespace(begin=lambda: None))
+    trackers = SimpleNamespace(begin=lambda: None)
+    exams = SimpleNamespace(take=take, task=SimpleNamespace(name="sums"), trackers=trackers)
+    exams.drop_after = lambda step, main: None
     run.add_callback(RunCallback(run, exams, SimpleNamespace(signal=None), tmp_path, None))
     run.train()
     named = [found for found in taken if found[0]]
