@@ -104,7 +104,9 @@ def _run(request: Request, directory: Path, again: str) -> None:
     task = get_task(request.task, request.task_options)
     names = [name for name in (request.model, request.initial_model) if name is not None]
     if request.initial_model in TINY_MODELS:
-        raise InputError(f"initial_model {request.initial_model} is made anew: name the initial_model in the run")
+        raise InputError(
+            f"initial_model {request.initial_model} is made anew, with other weights: name RUN/initial_model"
+        )
     for name in names:
         _check_model(name)
         if request.load_in_4bit:
