@@ -77,6 +77,13 @@ def test_every_name_of_the_map_exists():
         assert name in definitions(path.read_text()), f"{file} does not define {name}"
 
 
+def test_every_file_has_one_place_on_the_map():
+    links = re.findall(r"\[(\w+)\]\(\.\./src/sasr/(\w+)\.py\)", (ROOT / "docs" / "map.md").read_text())
+    assert all(text == file for text, file in links)
+    own = {path.stem for path in (ROOT / "src" / "sasr").glob("*.py")} - {"__init__", "__main__"}
+    assert sorted(file for _, file in links) == sorted(own)
+
+
 def test_every_schedule_is_on_the_map_and_in_the_table():
     for cls, _ in SCHEDULES.values():
         if cls.__name__ not in ("Sft", "Grpo"):
